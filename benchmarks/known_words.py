@@ -1,0 +1,69 @@
+"""Share of the words in sampled text that occur in the training songs: `python benchmarks/known_words.py runs/sample`.
+
+A character model has to spell every word anew, so this is the first thing that tells whether it has learned to write.
+Beside it stand two references: the held-out songs (real words, some of which the training songs lack) and letters
+drawn independently by their frequency.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import trange
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from train_hf import use_all_cores
+from training_lyricgpt.arguments import load_arguments
+from training_lyricgpt.sample import load_run, write_song
+from training_lyricgpt.tokens import load_corpus
+
+WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case."""
+    return WORD.findall(text.lower())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", nargs="?", default="runs/sample")
+    parser.add_argument("--characters", type=int, default=5000, help="characters to sample")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    args = parser.parse_args()
+    use_all_cores()
+    run = load_arguments(Path(args.run) / "run.yaml")
+    corpus = load_corpus(run)
+    model, tokenizer = load_run(args.run)
+    training = tokenizer.decode(corpus.train.ids.tolist(), skip_special_tokens=True)
+    held_out = tokenizer.decode(corpus.validation.ids.tolist(), skip_special_tokens=True)
+    known = set(words(training))
+
+    text, song = "", 0
+    with trange(args.characters, disable=not sys.stderr.isatty(), unit="char") as bar:
+        while len(text) < args.characters:
+            text += write_song(model, tokenizer, seed=args.seed + song) + "\n\n"
+            song += 1
+            bar.update(min(len(text), args.characters) - bar.n)
+    text = text[: args.characters]
+    letters = np.random.default_rng(args.seed).choice(list(training), size=args.characters)
+
+    shares = {
+        name: sum(word in known for word in words(sample)) / max(1, len(words(sample)))
+        for name, sample in (("sampled", text), ("held_out", held_out), ("random_letters", "".join(letters)))
+    }
+    if args.json:
+        print(json.dumps({"run": args.run, "characters": len(text), "songs": song, **shares}))
+        return
+    print(f"words that occur in the training songs ({len(known):,} distinct), {len(text):,} characters, {song} songs:")
+    for name, share in shares.items():
+        print(f"  {name.replace('_', ' '):<15} {share:.1%}")
+
+
+if __name__ == "__main__":
+    main()

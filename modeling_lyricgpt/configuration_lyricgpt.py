@@ -1,0 +1,130 @@
+"""Configuration of LyricGPT: one class, two variants.
+
+Notable:
+- `variant="classic"` is the published character GPT: learned positions, LayerNorm, ReLU, dropout 0.2.
+- `variant="modern"` is what the field does now: rotary positions, RMSNorm, query/key norm, SwiGLU, a sliding window.
+- Whatever a field leaves at `None` is filled in from the variant, so that `LyricGPTConfig(variant="modern")` is complete.
+- nanoGPT's names (`n_embd`, `n_layer`, `n_head`, `block_size`) work as aliases of transformers' names.
+"""
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+VARIANTS = ("classic", "modern")
+
+
+def swiglu_width(hidden_size: int) -> int:
+    """Width at which SwiGLU's three matrices hold the parameters of a 4 x MLP's two, to the nearest multiple of 8."""
+    return max(8, round(8 * hidden_size / 3 / 8) * 8)
+
+
+@strict
+class LyricGPTConfig(PreTrainedConfig):
+    """Configuration of a LyricGPT model; the defaults are the published 10.8M-parameter run.
+
+    Args:
+        variant: `"classic"` or `"modern"`.
+        vocab_size: Size of the alphabet, special tokens included.
+        hidden_size: Width of the residual stream; a multiple of `num_attention_heads`.
+        num_hidden_layers: Number of decoder layers.
+        num_attention_heads: Number of attention heads.
+        max_position_embeddings: Characters a training window holds (nanoGPT's `block_size`). Generation goes on past it.
+        intermediate_size: Width inside the MLP. Default: 4 x `hidden_size` (`classic`), the SwiGLU width that has the same
+            number of parameters (`modern`).
+        hidden_act: Activation inside the MLP. Default: `"relu"` (`classic`), `"silu"` (`modern`).
+        attention_dropout: Dropout of the attention weights. Default: 0.2 (`classic`), 0.0 (`modern`).
+        hidden_dropout: Dropout of both residual branches. Defaults as `attention_dropout`.
+        norm_eps: Epsilon of LayerNorm and RMSNorm.
+        initializer_range: Standard deviation of the normal initialisation.
+        sliding_window: Characters that a `modern` layer attends to, its own included. Default: half of
+            `max_position_embeddings`, so that the window slides in training as it does in generation. Unused by `classic`.
+        layer_types: Attention type of each layer; follows from the variant.
+
+    Raises:
+        ValueError: unknown variant, heads that do not divide the width, or a window larger than the block.
+    """
+
+    model_type = "lyricgpt"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {
+        "n_embd": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "block_size": "max_position_embeddings",
+    }
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.q_norm": "replicated_with_grad_allreduce",
+        "layers.*.self_attn.k_norm": "replicated_with_grad_allreduce",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
+
+    variant: str = "classic"
+    vocab_size: int = 77
+    hidden_size: int = 384
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 6
+    max_position_embeddings: int = 256
+    intermediate_size: int | None = None
+    hidden_act: str | None = None
+    attention_dropout: float | int | None = None
+    hidden_dropout: float | int | None = None
+    norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    sliding_window: int | None = None
+    layer_types: list[str] | None = None
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant is {self.variant!r}; it must be one of {', '.join(VARIANTS)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}; "
+                f"choose a hidden_size that is a multiple of {self.num_attention_heads}"
+            )
+        modern = self.variant == "modern"
+        if self.intermediate_size is None:
+            self.intermediate_size = swiglu_width(self.hidden_size) if modern else 4 * self.hidden_size
+        if self.hidden_act is None:
+            self.hidden_act = "silu" if modern else "relu"
+        if self.attention_dropout is None:
+            self.attention_dropout = 0.0 if modern else 0.2
+        if self.hidden_dropout is None:
+            self.hidden_dropout = 0.0 if modern else 0.2
+        if modern:
+            if self.sliding_window is None:
+                self.sliding_window = max(1, self.max_position_embeddings // 2)
+            # Only `modern` has rotary positions; a declared field would give `classic` parameters that it does not use.
+            self.rope_parameters = kwargs.pop("rope_parameters", None)
+        else:
+            self.sliding_window = None
+        if self.layer_types is None:
+            self.layer_types = ["sliding_attention" if modern else "full_attention"] * self.num_hidden_layers
+        # All three classes are always declared: `save_pretrained` alone would name just the class it is called on.
+        kwargs.setdefault(
+            "auto_map",
+            {
+                "AutoConfig": "configuration_lyricgpt.LyricGPTConfig",
+                "AutoModel": "modeling_lyricgpt.LyricGPTModel",
+                "AutoModelForCausalLM": "modeling_lyricgpt.LyricGPTForCausalLM",
+            },
+        )
+        super().__post_init__(**kwargs)
+
+
+__all__ = ["LyricGPTConfig"]

@@ -1,0 +1,483 @@
+"""LyricGPT: a character-level GPT, written from scratch in transformers' idiom. One class, two variants.
+
+Notable:
+- `classic`: learned positions, pre-norm LayerNorm, ReLU MLP with biases, q/k/v without bias, dropout, a biased head.
+- `modern`: rotary positions, RMSNorm, query/key norm, SwiGLU, no biases, a sliding window of half a block.
+- Both compute what a stock architecture computes (GPT-2 and Qwen3), so their weights can be written for it.
+- Songs are longer than a block, so `generate` goes on past it. `modern` slides. `classic` has a table of positions:
+  the start of its window is a pure function of a row's own unpadded length and moves on by half a block each time
+  the window is full. With or without a cache, alone or in a batch, the characters are the same. It trades context
+  (between a half and a whole block) for reading each character about twice instead of a whole block every step.
+
+The folder that holds this file and `configuration_lyricgpt.py` is all that `trust_remote_code` needs.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin, MaxLengthCriteria
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_flash_attention_utils import FlashAttentionKwargs
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_lyricgpt import LyricGPTConfig
+
+
+class LyricGPTRMSNorm(nn.Module):
+    """Root mean square norm, computed in float32 (https://arxiv.org/abs/1910.07467)."""
+
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.variance_epsilon = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        input_dtype = hidden_states.dtype
+        hidden_states = hidden_states.to(torch.float32)
+        variance = hidden_states.pow(2).mean(-1, keepdim=True)
+        hidden_states = hidden_states * torch.rsqrt(variance + self.variance_epsilon)
+        return self.weight * hidden_states.to(input_dtype)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
+
+
+def build_norm(config: LyricGPTConfig) -> nn.Module:
+    """The norm of the residual stream: RMSNorm (`modern`) or LayerNorm (`classic`)."""
+    if config.variant == "modern":
+        return LyricGPTRMSNorm(config.hidden_size, eps=config.norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+
+
+class LyricGPTRotaryEmbedding(nn.Module):
+    """Cosines and sines of rotary positions, with all of transformers' scaling types (`config.rope_parameters`)."""
+
+    def __init__(self, config: LyricGPTConfig):
+        super().__init__()
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        self.config = config
+        self.rope_type = config.rope_parameters["rope_type"]
+        rope_init_fn: Callable = self.compute_default_rope_parameters
+        if self.rope_type != "default":
+            rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
+        inv_freq, self.attention_scaling = rope_init_fn(config)
+        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
+        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: LyricGPTConfig, **kwargs) -> tuple[torch.Tensor, float]:
+        """Inverse frequencies `(head_dim / 2,)` and the attention factor (1.0) of unscaled rotary positions."""
+        head_dim = config.hidden_size // config.num_attention_heads
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float) / head_dim
+        return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        freqs = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
+        emb = torch.cat((freqs, freqs), dim=-1)  # (B, T, head_dim)
+        cos = emb.cos() * self.attention_scaling
+        sin = emb.sin() * self.attention_scaling
+        return cos.to(dtype=x.dtype), sin.to(dtype=x.dtype)
+
+
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def apply_rotary_pos_emb(
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotates query and key `(B, heads, T, head_dim)` by cos and sin `(B, T, head_dim)`."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return query * cos + rotate_half(query) * sin, key * cos + rotate_half(key) * sin
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out: the reference for the other implementations, and the one that returns its weights."""
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B, heads, T, T_past + T)
+    if attention_mask is not None:
+        attn_weights = attn_weights + attention_mask
+    attn_weights = nn.functional.softmax(attn_weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
+    attn_output = torch.matmul(attn_weights, value).transpose(1, 2).contiguous()  # (B, T, heads, head_dim)
+    return attn_output, attn_weights
+
+
+class LyricGPTAttention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: LyricGPTConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.layer_type = config.layer_types[layer_idx]
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        self.sliding_window = config.sliding_window if self.layer_type == "sliding_attention" else None
+        modern = config.variant == "modern"
+
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=not modern)
+        if modern:
+            self.q_norm = LyricGPTRMSNorm(self.head_dim, eps=config.norm_eps)
+            self.k_norm = LyricGPTRMSNorm(self.head_dim, eps=config.norm_eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Unpack[FlashAttentionKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        input_shape = hidden_states.shape[:-1]
+        hidden_shape = (*input_shape, -1, self.head_dim)
+
+        query = self.q_proj(hidden_states).view(hidden_shape)  # (B, T, heads, head_dim)
+        key = self.k_proj(hidden_states).view(hidden_shape)
+        value = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+        if position_embeddings is None:
+            query, key = query.transpose(1, 2), key.transpose(1, 2)  # (B, heads, T, head_dim)
+        else:
+            query, key = self.q_norm(query).transpose(1, 2), self.k_norm(key).transpose(1, 2)
+            query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **kwargs,
+        )
+        attn_output = attn_output.reshape(*input_shape, -1).contiguous()  # (B, T, hidden_size)
+        return self.o_proj(attn_output), attn_weights
+
+
+class LyricGPTMLP(nn.Module):
+    """SwiGLU (`modern`, https://arxiv.org/abs/2002.05202) or a plain two-layer perceptron (`classic`)."""
+
+    def __init__(self, config: LyricGPTConfig):
+        super().__init__()
+        modern = config.variant == "modern"
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False) if modern else None
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=not modern)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=not modern)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.gate_proj is None:
+            return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class LyricGPTDecoderLayer(GradientCheckpointingLayer):
+    """Pre-norm attention and MLP, each with dropout before it joins the residual stream."""
+
+    def __init__(self, config: LyricGPTConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = LyricGPTAttention(config, layer_idx)
+        self.mlp = LyricGPTMLP(config)
+        self.input_layernorm = build_norm(config)
+        self.post_attention_layernorm = build_norm(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attn_output, _ = self.self_attn(
+            hidden_states=self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_embeddings=position_embeddings,
+            **kwargs,
+        )
+        hidden_states = hidden_states + self.dropout(attn_output)
+        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+
+
+class LyricGPTPreTrainedModel(PreTrainedModel):
+    """Initialisation, and what transformers has to know about the architecture."""
+
+    config: LyricGPTConfig
+    config_class = LyricGPTConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LyricGPTDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": LyricGPTDecoderLayer, "attentions": LyricGPTAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if self.config.variant == "modern":
+            # Residual branches add up over 2 x layers: GPT-2's scaling keeps the stream's variance at initialisation.
+            std = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
+            if isinstance(module, LyricGPTAttention):
+                init.normal_(module.o_proj.weight, mean=0.0, std=std)
+            elif isinstance(module, LyricGPTMLP):
+                init.normal_(module.down_proj.weight, mean=0.0, std=std)
+
+
+class LyricGPTModel(LyricGPTPreTrainedModel):
+    """The decoder without a head: characters in, hidden states out."""
+
+    # A causal checkpoint holds a head that the bare model has no use for.
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: LyricGPTConfig):
+        super().__init__(config)
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        if config.variant == "modern":
+            self.rotary_emb = LyricGPTRotaryEmbedding(config)
+        else:
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.layers = nn.ModuleList([LyricGPTDecoderLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.norm = build_norm(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Hidden states `(B, T, hidden_size)` of `input_ids` `(B, T)` or `inputs_embeds` `(B, T, hidden_size)`.
+
+        Raises:
+            ValueError: both or neither input given, or a `classic` model asked for more positions than it has.
+        """
+        if (input_ids is None) ^ (inputs_embeds is not None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            past_seen_tokens = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_seen_tokens
+            position_ids = position_ids.unsqueeze(0)  # (1, T)
+
+        if not isinstance(mask_mapping := attention_mask, dict):
+            mask_kwargs = {
+                "config": self.config,
+                "inputs_embeds": inputs_embeds,
+                "attention_mask": attention_mask,
+                "past_key_values": past_key_values,
+                "position_ids": position_ids,
+            }
+            create_mask = {
+                "full_attention": create_causal_mask,
+                "sliding_attention": create_sliding_window_causal_mask,
+            }
+            mask_mapping = {kind: create_mask[kind](**mask_kwargs) for kind in set(self.config.layer_types)}
+
+        hidden_states = inputs_embeds
+        position_embeddings = None
+        if self.config.variant == "modern":
+            position_embeddings = self.rotary_emb(hidden_states, position_ids)
+        else:
+            if inputs_embeds.shape[1] > self.config.max_position_embeddings:
+                raise ValueError(
+                    f"{inputs_embeds.shape[1]} characters in one forward pass, but this model has "
+                    f"{self.config.max_position_embeddings} positions: shorten the input to that (`generate` goes on "
+                    "past it by itself)"
+                )
+            hidden_states = hidden_states + self.embed_positions(position_ids)
+
+        for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=mask_mapping[layer_type],
+                past_key_values=past_key_values,
+                position_embeddings=position_embeddings,
+                position_ids=position_ids,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states),
+            past_key_values=past_key_values if use_cache else None,
+        )
+
+
+class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
+    """The character GPT: the decoder with an untied head, and generation that goes on past the block."""
+
+    _tied_weights_keys = {}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: LyricGPTConfig):
+        super().__init__(config)
+        self.model = LyricGPTModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.variant == "classic")
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """Logits `(B, T, vocab_size)`; with `labels` `(B, T)`, which are shifted inside, also the mean loss in nats."""
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        logits = self.lm_head(hidden_states)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _get_stopping_criteria(self, *args, **kwargs):
+        # `max_position_embeddings` is a training window here, not a limit: no warning when a song passes it.
+        criteria = super()._get_stopping_criteria(*args, **kwargs)
+        for criterion in criteria:
+            if isinstance(criterion, MaxLengthCriteria):
+                criterion.max_position_embeddings = None
+        return criteria
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        if self.config.variant == "classic":  # the window, and so the cache, never holds more than a block
+            max_cache_length = min(max_cache_length, self.config.max_position_embeddings)
+        return super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+
+    def _window_start(self, length: torch.Tensor) -> torch.Tensor:
+        """First character that a `classic` model still sees in a row of `length` characters; a multiple of half a block."""
+        block_size = self.config.max_position_embeddings
+        stride = max(1, block_size // 2)
+        return ((length - block_size).clamp(min=0) + stride - 1) // stride * stride
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids,
+        next_sequence_length=None,
+        past_key_values=None,
+        attention_mask=None,
+        inputs_embeds=None,
+        is_first_iteration=False,
+        **kwargs,
+    ):
+        """Within the block, transformers' own; past it, `classic` reads from the row's window start on.
+
+        Raises:
+            ValueError: a `classic` model is asked to go past its block from `inputs_embeds`, which cannot be read again.
+        """
+        total_length = attention_mask.shape[1] if attention_mask is not None else input_ids.shape[1]
+        if self.config.variant == "classic" and total_length > self.config.max_position_embeddings:
+            if input_ids.shape[1] < total_length:
+                raise ValueError(
+                    f"{total_length} positions do not fit into the block of {self.config.max_position_embeddings}, and "
+                    "inputs_embeds cannot be read again from a later start: pass input_ids, or generate fewer tokens"
+                )
+            if attention_mask is None:
+                attention_mask = torch.ones_like(input_ids)
+            index = attention_mask.cumsum(-1) - 1  # (B, total_length): each character's index in its own row
+            length = index[:, -1:] + 1
+            start = self._window_start(length)  # (B, 1)
+            cached = past_key_values.get_seq_length() if past_key_values is not None else 0
+            new = next_sequence_length if cached and next_sequence_length else 0
+            if new and not torch.equal(start, self._window_start(length - new)):
+                past_key_values.reset()  # some row's window moves on: all rows are read again from their start
+                new = 0
+            width = cached + new if new else int((length - start).max())
+            attention_mask = attention_mask[:, -width:] * (index[:, -width:] >= start)
+            kwargs["position_ids"] = (index - start).clamp(min=0)[:, -(new or width) :]
+            input_ids = input_ids[:, -(new or width) :]
+            next_sequence_length = None
+            inputs_embeds = None
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+
+__all__ = ["LyricGPTForCausalLM", "LyricGPTModel", "LyricGPTPreTrainedModel"]

@@ -1,0 +1,196 @@
+"""Character tokenizer of LyricGPT: one character is one token, and nothing is lost.
+
+Notable:
+- It is a `tokenizers` model, so that its `tokenizer.json` loads in plain transformers (4 and 5) without this code:
+  a BPE without merges, which falls back to an unknown token character by character.
+- Ids: special tokens first (`<|endoftext|>`, `<|unk|>`, `<|pad|>`), then the alphabet by code point.
+- `decode(encode(text)) == text` for any text made of known characters.
+- `encode_corpus` gives the same ids for a whole corpus at memory speed: a table look-up over UTF-32, no Python loop over
+  characters. In corpora the spelling `<|endoftext|>` is thirteen characters, never a special token.
+- A tokenizer without special tokens has no `<|unk|>`, so a character that it does not know is an error that names it.
+- `song_template` is a Jinja template of `artist`, `title` and `text`; `None` renders the text alone.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<|unk|>"
+PADDING = "<|pad|>"
+SPECIAL_TOKENS = (END_OF_TEXT, UNKNOWN, PADDING)
+
+
+class UnknownCharacterError(ValueError):
+    """A text has characters outside the alphabet, and the tokenizer has no `<|unk|>` to stand for them."""
+
+
+def describe_characters(characters: Iterable[str], most: int = 10) -> str:
+    """Names characters for a message: `'é' (U+00E9), '☃' (U+2603)`."""
+    characters = sorted(set(characters))
+    names = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in characters[:most])
+    return names + (f" and {len(characters) - most} more" if len(characters) > most else "")
+
+
+def to_code_points(text: str) -> np.ndarray:
+    """Code points of a text as uint32, shape `(len(text),)`."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+class LyricGPTTokenizer(PreTrainedTokenizerFast):
+    """A character tokenizer over a fixed alphabet; build one with `LyricGPTTokenizer.from_alphabet`."""
+
+    vocab_files_names = {"tokenizer_file": "tokenizer.json"}
+    model_input_names = ["input_ids", "attention_mask"]
+
+    # No __init__: with one, transformers would rebuild the backend without its pre-tokenizer and decoder.
+
+    @classmethod
+    def from_alphabet(
+        cls, alphabet: Iterable[str], special_tokens: bool = True, song_template: str | None = None
+    ) -> "LyricGPTTokenizer":
+        """A tokenizer of the given characters.
+
+        Args:
+            alphabet: Single characters; order and repetitions do not matter.
+            special_tokens: Whether `<|endoftext|>`, `<|unk|>` and `<|pad|>` take the ids 0, 1 and 2.
+            song_template: How a song and its header are rendered (Jinja), stored in `tokenizer_config.json`.
+
+        Raises:
+            ValueError: an empty alphabet, or an entry that is not one character.
+        """
+        alphabet = sorted(set(alphabet))
+        if not alphabet:
+            raise ValueError("the alphabet is empty: a tokenizer needs at least one character")
+        if wrong := [entry for entry in alphabet if len(entry) != 1]:
+            raise ValueError(f"the alphabet holds {wrong[0]!r}, which is not a single character")
+        named = SPECIAL_TOKENS if special_tokens else ()
+        vocab = {token: index for index, token in enumerate((*named, *alphabet))}
+        backend = Tokenizer(
+            models.BPE(vocab=vocab, merges=[], unk_token=UNKNOWN if special_tokens else None, fuse_unk=False)
+        )
+        # Pieces of a word and the blank before it keep the backend's work linear in the text's length.
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s?\S+|\s+"), "isolated")
+        backend.decoder = decoders.Fuse()
+        backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in named])
+        names = {}
+        if special_tokens:
+            names = {
+                "bos_token": END_OF_TEXT,
+                "eos_token": END_OF_TEXT,
+                "unk_token": UNKNOWN,
+                "pad_token": PADDING,
+            }
+        return cls(
+            tokenizer_object=backend,
+            clean_up_tokenization_spaces=False,
+            padding_side="left",
+            song_template=song_template,
+            **names,
+        )
+
+    @property
+    def alphabet(self) -> str:
+        """The known characters in the order of their ids, special tokens left out."""
+        vocab = self.get_vocab()
+        special = set(self.all_special_tokens)
+        return "".join(sorted((token for token in vocab if token not in special and len(token) == 1), key=vocab.get))
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """The distinct characters of `text` outside the alphabet, in the order of their code points."""
+        return sorted(set(text).difference(self.get_vocab()))
+
+    def _encode_plus(self, text, text_pair=None, **kwargs):
+        if self.unk_token is None:  # the backend would drop an unknown character without a word
+            self._refuse_unknown(text)
+            self._refuse_unknown(text_pair)
+        return super()._encode_plus(text, text_pair=text_pair, **kwargs)
+
+    def _refuse_unknown(self, text) -> None:
+        if isinstance(text, str):
+            if unknown := self.unknown_characters(text):
+                raise UnknownCharacterError(
+                    f"the alphabet of this model has no {describe_characters(unknown)}; it has {len(self.alphabet)} "
+                    f"characters: {self.alphabet!r}. Leave the unknown ones out, or train with special_tokens: true"
+                )
+        elif text is not None:
+            for part in text:
+                self._refuse_unknown(part)
+
+    def encode_corpus(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of many texts at once, vectorised.
+
+        The ids are those of `tokenizer(text, split_special_tokens=True, add_special_tokens=False)`.
+
+        Args:
+            texts: Any number of texts.
+
+        Returns:
+            ids: all texts' ids one after the other, of the smallest unsigned type, shape `(characters,)`.
+            lengths: each text's number of ids, int64, shape `(len(texts),)`.
+
+        Raises:
+            UnknownCharacterError: a character is not in the alphabet and there is no `<|unk|>`.
+        """
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        code_points = to_code_points("".join(texts))
+        table, missing = self._code_point_table()
+        # Every code point past the table shares its last entry, which is never a known character.
+        ids = table[np.minimum(code_points, len(table) - 1)]
+        if self.unk_token is None:
+            is_unknown = ids == missing
+            if is_unknown.any():
+                names = describe_characters(map(chr, np.unique(code_points[is_unknown])))
+                raise UnknownCharacterError(
+                    f"the alphabet has no {names}; set alphabet: corpus, or special_tokens: true so that they become "
+                    f"{UNKNOWN}"
+                )
+        return ids, lengths
+
+    @property
+    def id_dtype(self) -> np.dtype:
+        """The smallest unsigned type that holds every id."""
+        return np.min_scalar_type(len(self))  # one value is left over to mark what is missing
+
+    def _code_point_table(self) -> tuple[np.ndarray, int]:
+        """Id by code point up to one past the alphabet's last, and the value that stands for a missing character."""
+        vocab = self.get_vocab()
+        alphabet = self.alphabet
+        missing = len(vocab) if self.unk_token is None else self.unk_token_id
+        table = np.full(ord(max(alphabet)) + 2, missing, dtype=self.id_dtype)
+        table[to_code_points(alphabet)] = [vocab[character] for character in alphabet]
+        return table, missing
+
+    def render_song(self, text: str, artist: str = "", title: str = "") -> str:
+        """A song as it stands in the training text: `text` alone, or the song template filled in."""
+        template = self.init_kwargs.get("song_template")
+        if template is None:
+            return text
+        return _compile_jinja_template(template).render(artist=artist, title=title, text=text)
+
+    def song_prompt(self, artist: str = "", title: str = "") -> str:
+        """The prompt that starts a song: the token that begins one, and its header if there is a song template."""
+        return (self.bos_token or "") + self.render_song("", artist=artist, title=title)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> tuple[str, ...]:
+        """Saves `tokenizer.json`, `tokenizer_config.json` and this file.
+
+        The class is named `PreTrainedTokenizerFast`, which every transformers has, and this one in `auto_map`: with
+        `trust_remote_code` one gets this class, without it a stock one that gives the same ids.
+        """
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        path = os.path.join(save_directory, "tokenizer_config.json")
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        return saved
+
+
+__all__ = ["LyricGPTTokenizer", "UnknownCharacterError"]

@@ -1,0 +1,250 @@
+"""Run configuration: four dataclasses, one YAML file a run, every field overridable on the command line.
+
+Notable:
+- YAML values pass through the same parser as the command line, so that `3e-4` is a number in both and a wrong type is
+  the same message in both.
+- An unknown key is refused with the nearest known name: a misspelt option that is silently ignored costs a night.
+- `describe_differences` is what a second start with the same folder is checked against.
+"""
+
+import dataclasses
+import difflib
+import sys
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from . import LyricGPTError
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "sample.yaml"
+
+# What may change between two starts of one run; everything else that differs is refused.
+MAY_CHANGE = (
+    "dataset",  # moved: its checksum is compared instead
+    "validation_file",
+    "max_steps",
+    "eval_interval",
+    "eval_only",
+    "log_interval",
+    "save_interval",
+    "early_stopping",
+    "tracker",
+    "output_dir",
+    "resume",
+)
+
+
+def describe(text: str, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field with its help text."""
+    return dataclasses.field(default=default, metadata={"help": text.replace("%", "%%")})
+
+
+@dataclasses.dataclass
+class CorpusArguments:
+    """Where the lyrics come from and how they are prepared."""
+
+    dataset: str | None = describe("Path or glob of the lyrics: .csv, .tsv (one song a row) or .txt (one document).", None)
+    text_column: str = describe("Column of a table that holds the lyrics.", "text")
+    encoding: str = describe("Text encoding of the files.", "utf-8")
+    cleaning: Literal["none", "standard"] = describe(
+        "standard: line endings to LF, trailing blanks off, at most one blank line in a row, Unicode NFC, control "
+        "characters out. none: as it is.",
+        "standard",
+    )
+    split: Literal["songs", "characters"] = describe(
+        "songs: whole songs are held out. characters: songs are joined and the last characters are held out. "
+        "A .txt file is always split by characters.",
+        "songs",
+    )
+    split_seed: int = describe("Seed of the order of the songs, and so of the split. Independent of `seed`.", 42)
+    validation_fraction: float = describe("Share of the songs (or characters) held out for validation.", 0.1)
+    validation_file: str | None = describe("Hold out this file instead of a share of `dataset`.", None)
+    alphabet: Literal["train", "corpus"] = describe("Which part the alphabet is taken from.", "train")
+    special_tokens: bool = describe("Whether <|endoftext|>, <|unk|> and <|pad|> are in the alphabet.", True)
+    max_songs: int | None = describe("Use this many songs only.", None)
+
+
+@dataclasses.dataclass
+class ModelArguments:
+    """The model's shape; names as in `LyricGPTConfig`."""
+
+    variant: Literal["classic", "modern"] = describe("classic: the published model. modern: rotary, RMSNorm, SwiGLU.", "modern")
+    block_size: int = describe("Characters a training window holds.", 256)
+    hidden_size: int = describe("Width of the model.", 384)
+    num_hidden_layers: int = describe("Number of layers.", 6)
+    num_attention_heads: int = describe("Number of attention heads.", 6)
+    dropout: float | None = describe("Dropout. Default: that of the variant (classic 0.2, modern 0).", None)
+    sliding_window: int | None = describe("Characters a modern layer attends to. Default: half of block_size.", None)
+
+
+@dataclasses.dataclass
+class OptimizationArguments:
+    """How it is trained."""
+
+    batch_size: int = describe("Sequences an optimizer step, over all processes and accumulation steps.", 64)
+    gradient_accumulation_steps: int = describe("Micro-batches an optimizer step on each process.", 1)
+    max_steps: int = describe("Optimizer steps.", 5000)
+    optimizer: Literal["adamw", "muon"] = describe(
+        "adamw, or muon for the matrices of the blocks with adamw for the rest.", "adamw"
+    )
+    learning_rate: float = describe("Peak learning rate of AdamW.", 3e-4)
+    muon_learning_rate: float = describe("Peak learning rate of Muon.", 0.02)
+    min_learning_rate: float = describe("Learning rate that a decaying schedule ends at.", 0.0)
+    beta1: float = describe("AdamW's first-moment decay.", 0.9)
+    beta2: float = describe("AdamW's second-moment decay.", 0.999)
+    weight_decay: float = describe("Decoupled weight decay.", 0.01)
+    decay_parameters: Literal["matrices", "all"] = describe(
+        "matrices: decay weights of two dimensions only. all: biases and norms too, as torch's default does.", "matrices"
+    )
+    max_grad_norm: float = describe("Clip the gradient to this norm; 0 does not clip.", 1.0)
+    lr_schedule: Literal["constant", "cosine", "trapezoid"] = describe(
+        "After the warm-up. trapezoid: constant, then linear over the last decay_fraction of the steps.", "cosine"
+    )
+    decay_fraction: float = describe("Share of the steps over which a trapezoid decays.", 0.6)
+    warmup_steps: int = describe("Steps over which the learning rate rises linearly.", 100)
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = describe("Default: what accelerate is configured for.", None)
+    compile: bool = describe("torch.compile the model.", False)
+    seed: int = describe("Seed of the initialisation, the batches, the dropout and the samples.", 1337)
+
+
+@dataclasses.dataclass
+class RunArguments:
+    """What is measured, said, saved, and where."""
+
+    eval_interval: int = describe("Steps between evaluations.", 500)
+    eval_batches: int = describe("Batches an evaluation reads of each split; all of a split that has fewer.", 100)
+    eval_only: bool = describe("Evaluate the model in output_dir and stop.", False)
+    log_interval: int = describe("Steps between two readings of the loss.", 10)
+    save_interval: int = describe("Steps between two checkpoints.", 500)
+    sample_prompt: str = describe("Prompt of the sample at each evaluation; empty starts a song.", "")
+    early_stopping: int = describe("Stop after this many evaluations without a better validation loss; 0 goes on.", 0)
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = describe("Where losses are logged besides.", "none")
+    output_dir: str | None = describe("The run's folder.", None)
+    resume: Literal["auto", "never"] = describe("auto: go on with a run that is there. never: refuse it.", "auto")
+
+
+class Arguments(CorpusArguments, ModelArguments, OptimizationArguments, RunArguments):
+    """All fields of a run in one namespace."""
+
+    def __init__(self, **values: Any):
+        for field, value in values.items():
+            setattr(self, field, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in FIELDS}
+
+    def save(self, path: str | Path) -> None:
+        """Writes every field as YAML."""
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+GROUPS = (CorpusArguments, ModelArguments, OptimizationArguments, RunArguments)
+FIELDS: dict[str, dataclasses.Field] = {field.name: field for group in GROUPS for field in dataclasses.fields(group)}
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LyricGPTError(f"{message} (--help lists every option)")
+
+
+def _refuse_unknown(name: str, where: str) -> NoReturn:
+    near = difflib.get_close_matches(name.replace("-", "_"), FIELDS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(FIELDS))}"
+    raise LyricGPTError(f"unknown key {name!r} {where}; {hint}")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The fields a YAML file sets.
+
+    Raises:
+        LyricGPTError: no such file, not a YAML mapping, or an unknown key.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LyricGPTError(f"no configuration file at {path}; the ones that come along are in configs/") from None
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise LyricGPTError(f"{path} is not a YAML file: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise LyricGPTError(f"{path} holds a {type(values).__name__}; a configuration is a mapping of keys to values")
+    for key in values:
+        if key not in FIELDS:
+            _refuse_unknown(str(key), f"in {path}")
+    return values
+
+
+def _as_options(values: dict[str, Any]) -> list[str]:
+    options = []
+    for key, value in values.items():
+        if value is None:
+            if FIELDS[key].default is not None:
+                raise LyricGPTError(f"{key} is empty in the configuration; its default is {FIELDS[key].default!r}")
+            continue
+        options += [f"--{key}={value}"]
+    return options
+
+
+def parse_arguments(argv: list[str] | None = None) -> Arguments:
+    """The run's configuration: defaults, then the YAML file of `--config`, then the command line.
+
+    Raises:
+        LyricGPTError: what is wrong and what to do about it.
+    """
+    parser = _Parser(GROUPS, prog="train_hf.py", allow_abbrev=False, description="Train LyricGPT on a corpus of lyrics.")
+    parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="YAML file of the run.")
+    argv = sys.argv[1:] if argv is None else argv
+    _, rest = parser.parse_known_args(argv)
+    if rest:
+        _refuse_unknown(rest[0].split("=")[0].lstrip("-"), "on the command line")
+    config = parser.parse_args(argv).config
+    namespace = parser.parse_args(_as_options(read_yaml(config)) + argv)
+    args = Arguments(**{name: getattr(namespace, name) for name in FIELDS})
+    if args.output_dir is None:
+        args.output_dir = str(Path("runs") / Path(config).stem)
+    check_arguments(args)
+    return args
+
+
+def load_arguments(path: str | Path) -> Arguments:
+    """The configuration that a run saved as `run.yaml`."""
+    parser = _Parser(GROUPS, allow_abbrev=False)
+    namespace = parser.parse_args(_as_options(read_yaml(path)))
+    return Arguments(**{name: getattr(namespace, name) for name in FIELDS})
+
+
+def check_arguments(args: Arguments) -> None:
+    """Raises LyricGPTError for values that cannot make a run."""
+    if args.dataset is None:
+        raise LyricGPTError("no corpus: give one with --dataset path/to/lyrics.csv")
+    for name in (
+        "block_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "batch_size",
+        "gradient_accumulation_steps", "max_steps", "eval_interval", "eval_batches", "log_interval", "save_interval",
+    ):  # fmt: skip
+        if getattr(args, name) < 1:
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1")
+    if not 0 < args.validation_fraction < 1:
+        raise LyricGPTError(f"validation_fraction is {args.validation_fraction}; it must lie between 0 and 1")
+    for name in ("dropout", "decay_fraction"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            raise LyricGPTError(f"{name} is {value}; it must lie between 0 and 1")
+    if args.max_songs is not None and args.max_songs < 1:
+        raise LyricGPTError(f"max_songs is {args.max_songs}; it must be at least 1")
+    if args.hidden_size % args.num_attention_heads:
+        raise LyricGPTError(
+            f"hidden_size {args.hidden_size} is not divisible by num_attention_heads {args.num_attention_heads}; "
+            f"the nearest that is: {max(1, round(args.hidden_size / args.num_attention_heads)) * args.num_attention_heads}"
+        )
+
+
+def describe_differences(saved: Arguments, now: Arguments) -> list[str]:
+    """One line for each field that differs and may not; empty if `now` goes on with `saved`."""
+    return [
+        f"{name}: {getattr(saved, name)!r} in the run, {getattr(now, name)!r} now"
+        for name in FIELDS
+        if name not in MAY_CHANGE and getattr(saved, name) != getattr(now, name)
+    ]

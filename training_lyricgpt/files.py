@@ -1,0 +1,65 @@
+"""Files that are whole or not there: atomic writes, checksums, and the folder that prepared corpora are kept in."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+
+def cache_folder() -> Path:
+    """Where prepared corpora are kept: `LYRICGPT_CACHE`, or a folder of the user's cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "lyricgpt"
+    return Path(os.environ.get("LYRICGPT_CACHE", default)).expanduser()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically: it is the old one or the new one, never half of one."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, read through."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_checksum(path: Path) -> str:
+    """SHA-256 of a file, from the index if path, size and modification time are those it was hashed with."""
+    index_path = cache_folder() / "checksums.json"
+    index_path.parent.mkdir(parents=True, exist_ok=True)
+    stat = path.stat()
+    entry = {"size": stat.st_size, "modified": stat.st_mtime_ns}
+    with FileLock(f"{index_path}.lock"):
+        index = read_json(index_path) if index_path.exists() else {}
+    known = index.get(str(path.resolve()), {})
+    if {key: known.get(key) for key in entry} == entry:
+        return known["sha256"]
+    checksum = hash_file(path)
+    with FileLock(f"{index_path}.lock"):
+        index = read_json(index_path) if index_path.exists() else {}
+        index[str(path.resolve())] = {**entry, "sha256": checksum}
+        write_json(index_path, index)
+    return checksum

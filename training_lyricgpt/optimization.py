@@ -1,0 +1,131 @@
+"""Optimizers and learning rates.
+
+Notable:
+- The learning rate is a pure function of (configuration, step), so a schedule has no state to save.
+- AdamW is torch's own, fused where it can be. Muon (https://kellerjordan.github.io/posts/muon/) is ours: torch's
+  orthogonalises in bfloat16, which a CPU emulates; here it is float32, and matrices of one shape go through together.
+- Muon takes the matrices of the blocks; embeddings, head, norms and biases stay with AdamW.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from .arguments import Arguments
+
+# Quintic Newton-Schulz coefficients of the Muon reference: they push all singular values into about [0.7, 1.2].
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+
+def schedule(args: Arguments, step: int) -> float:
+    """Learning rate of `step` (the first is 0) as a share of the peak, from 0 to 1; `min_learning_rate` apart."""
+    if step < args.warmup_steps:
+        return (step + 1) / args.warmup_steps
+    if args.lr_schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - args.warmup_steps) / max(1, args.max_steps - args.warmup_steps))
+    if args.lr_schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return min(1.0, (args.max_steps - step) / max(1, args.decay_fraction * args.max_steps))
+
+
+def learning_rate(args: Arguments, step: int, peak: float | None = None) -> float:
+    """Learning rate of a step: `peak` (AdamW's by default) by the schedule, ending at the same share of it as AdamW's."""
+    peak = args.learning_rate if peak is None else peak
+    floor = args.min_learning_rate / args.learning_rate
+    share = schedule(args, step)
+    return peak * (share if step < args.warmup_steps else floor + (1 - floor) * share)
+
+
+@torch.no_grad()
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+    """The nearest (semi-)orthogonal matrices, roughly, by Newton-Schulz in float32; shape `(..., rows, columns)`."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.float()
+    tall = x.size(-2) > x.size(-1)
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: each matrix moves by the same amount in every direction.
+
+    Args:
+        params: Parameters of two dimensions.
+        lr: Step size; a wide matrix's update is scaled by `sqrt(max(1, rows / columns))` as in the reference.
+        momentum: Nesterov momentum.
+        weight_decay: Decoupled weight decay.
+    """
+
+    def __init__(self, params, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in by_shape.items():
+                updates = []
+                for parameter in parameters:
+                    state = self.state[parameter]
+                    if "momentum_buffer" not in state:
+                        state["momentum_buffer"] = torch.zeros_like(parameter)
+                    buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+                    updates.append(parameter.grad.lerp(buffer, group["momentum"]))
+                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+                for parameter, update in zip(parameters, orthogonalize(torch.stack(updates)), strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update, alpha=-group["lr"] * scale)
+        return loss
+
+
+def build_optimizers(args: Arguments, model: nn.Module) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the blocks' matrices and AdamW for the rest.
+
+    Each parameter group carries its own `peak_lr`.
+    """
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    muon = {n: p for n, p in parameters.items() if args.optimizer == "muon" and p.ndim == 2 and ".layers." in n}
+    rest = {n: p for n, p in parameters.items() if n not in muon}
+    decayed = [p for p in rest.values() if args.decay_parameters == "all" or p.ndim >= 2]
+    plain = [p for p in rest.values() if args.decay_parameters != "all" and p.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": args.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=args.learning_rate,
+            betas=(args.beta1, args.beta2),
+            fused=next(iter(parameters.values())).device.type in ("cpu", "cuda"),
+        )
+    ]
+    if muon:
+        optimizers.append(Muon(muon.values(), lr=args.muon_learning_rate, weight_decay=args.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def set_learning_rate(args: Arguments, optimizers: list[torch.optim.Optimizer], step: int) -> float:
+    """Sets every group's learning rate for a step and returns AdamW's."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(args, step, group["peak_lr"])
+    return learning_rate(args, step)

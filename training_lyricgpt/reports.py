@@ -1,0 +1,239 @@
+"""What a run shows of itself: metrics, curves, samples and the model card.
+
+Notable:
+- `metrics.jsonl` is the one record; `curves.png`, `samples.txt` and `README.md` are drawn from it, so that they agree
+  with each other after any interruption.
+- Overfitting is said in words, not left to be read off a curve.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .arguments import Arguments
+from .files import write_text
+
+METRICS = "metrics.jsonl"
+# Validation loss above its best by this many nats, in two evaluations or more, is overfitting and not noise.
+OVERFITTING_MARGIN = 0.01
+TRAIN_COLOR, VALIDATION_COLOR, INK, GRID = "#5b8def", "#d1495b", "#2b2d42", "#e6e8ee"
+
+TABLE_HEAD = (
+    f"{'step':>7}  {'train loss':>10}  {'val loss':>9}  {'train acc':>9}  {'val acc':>8}  {'bits/char':>9}"
+    f"  {'learn. rate':>11}  {'chars/s':>9}"
+)
+
+
+def table_line(row: dict[str, Any]) -> str:
+    """One evaluation as a line under `TABLE_HEAD`."""
+    return (
+        f"{row['step']:>7}  {row['train_loss']:>10.4f}  {row['val_loss']:>9.4f}  {row['train_accuracy']:>9.4f}"
+        f"  {row['val_accuracy']:>8.4f}  {row['val_bits_per_char']:>9.4f}  {row['learning_rate']:>11.2e}"
+        f"  {row['chars_per_second']:>9,.0f}"
+    )
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run in order; a last line cut off by a crash is left out."""
+    rows = []
+    if (folder / METRICS).exists():
+        for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
+def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes all evaluations, atomically, one JSON object a line."""
+    write_text(folder / METRICS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def best_evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The evaluation with the lowest validation loss, the earliest of equals."""
+    return min(rows, key=lambda row: row["val_loss"])
+
+
+def overfitting(rows: list[dict[str, Any]]) -> str | None:
+    """A sentence if the validation loss has turned: above its best at each of the last two evaluations or more."""
+    best = best_evaluation(rows)
+    later = [row for row in rows if row["step"] > best["step"]]
+    rise = min((row["val_loss"] - best["val_loss"] for row in later[-2:]), default=0.0)
+    if len(later) < 2 or rise < OVERFITTING_MARGIN:
+        return None
+    return (
+        f"overfitting: the validation loss was lowest at step {best['step']} ({best['val_loss']:.4f}) and has risen to "
+        f"{rows[-1]['val_loss']:.4f} while the training loss fell to {rows[-1]['train_loss']:.4f}. The run folder keeps "
+        f"the model of step {best['step']}; fewer steps, more dropout or more songs would help"
+    )
+
+
+def draw_curves(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """Draws loss and accuracy of both splits over the steps, the best step marked, as `curves.png`."""
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    best = best_evaluation(rows)
+    steps = [row["step"] for row in rows]
+    panels = [("loss", "Loss (nats a character)"), ("accuracy", "Accuracy (next character)")]
+    for axes, (key, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        for split, color in (("train", TRAIN_COLOR), ("val", VALIDATION_COLOR)):
+            label = {"train": "training", "val": "validation"}[split]
+            values = [row[f"{split}_{key}"] for row in rows]
+            axes.plot(steps, values, color=color, linewidth=1.8, marker="o", markersize=3, label=label)
+        value = best[f"val_{key}"]
+        axes.axvline(best["step"], color=INK, linewidth=0.8, linestyle=":", zorder=0)
+        axes.scatter([best["step"]], [value], s=70, facecolors="none", edgecolors=INK, linewidths=1.4, zorder=5)
+        above = key == "loss"
+        late = best["step"] > 0.6 * max(steps)
+        axes.annotate(
+            f"best: {value:.4f}\nstep {best['step']:,}",
+            (best["step"], value),
+            xytext=(-10 if late else 10, 26 if above else -26),
+            textcoords="offset points",
+            ha="right" if late else "left",
+            va="bottom" if above else "top",
+            fontsize=9,
+            color=INK,
+        )
+        axes.set_title(title, fontsize=11, color=INK, loc="left")
+        axes.set_xlabel("step", color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.grid(color=GRID)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK, labelsize=9)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.margins(y=0.12)
+        axes.legend(frameon=False, fontsize=9, loc="upper right" if above else "lower right")
+    temporary = folder / ".curves.png"
+    figure.savefig(temporary, format="png", metadata={"Software": None})
+    temporary.replace(folder / "curves.png")
+    return folder / "curves.png"
+
+
+def write_samples(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the sample of each evaluation, by step, as `samples.txt`."""
+    blocks = [
+        f"=== step {row['step']}, validation loss {row['val_loss']:.4f}, seed {row['sample_seed']} ===\n{row['sample']}\n"
+        for row in rows
+    ]
+    write_text(folder / "samples.txt", "\n".join(blocks))
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def model_card(
+    args: Arguments, corpus: dict[str, Any], rows: list[dict[str, Any]], parameters: int, repository: str
+) -> ModelCard:
+    """The card of a run, every figure from its records.
+
+    Args:
+        corpus: The contents of `corpus.json`.
+        parameters: Number of the model's parameters.
+        repository: What `from_pretrained` is to be given: a Hub id, or the run's folder.
+    """
+    best = best_evaluation(rows)
+    name = Path(args.output_dir).resolve().name
+    dataset = ", ".join(file["name"] for file in corpus["files"])
+    metrics = [("loss", "val_loss"), ("accuracy", "val_accuracy"), ("bits_per_character", "val_bits_per_char")]
+    data = ModelCardData(
+        model_name=f"lyricgpt-{name}",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license="apache-2.0",
+        tags=["lyricgpt", "character-level", "lyrics", "custom_code"],
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                task_name="Next-character prediction",
+                dataset_type="lyrics",
+                dataset_name=f"{dataset} (held-out part)",
+                metric_type=kind,
+                metric_value=round(best[key], 4),
+            )
+            for kind, key in metrics
+        ],
+    )
+    table = "\n".join(
+        f"| {row['step']:,} | {row['train_loss']:.4f} | {row['val_loss']:.4f} | {row['train_accuracy']:.4f} "
+        f"| {row['val_accuracy']:.4f} | {row['val_bits_per_char']:.4f} |"
+        for row in rows
+    )
+    files = "\n".join(f"- `{f['name']}`: {f['bytes']:,} bytes, SHA-256 `{f['sha256']}`" for f in corpus["files"])
+    turned = overfitting(rows)
+    dropout = "the variant's default" if args.dropout is None else args.dropout
+    cleaned = "as it is, line endings included" if args.cleaning == "none" else "cleaned (`cleaning: standard`)"
+    body = f"""
+# lyricgpt-{name}
+
+A character-level GPT that writes song lyrics, trained from scratch with LyricGPT: {parameters:,} parameters, variant
+`{args.variant}`, {args.num_hidden_layers} layers, {args.num_attention_heads} heads, width {args.hidden_size}, windows of
+{args.block_size} characters, an alphabet of {corpus["alphabet_size"]} characters.
+
+## Use
+
+```python
+from transformers import pipeline
+
+write = pipeline("text-generation", model="{repository}", trust_remote_code=True)
+print(write("", max_new_tokens=500)[0]["generated_text"])
+```
+
+An empty prompt starts a new song; any other prompt is continued. Songs may be longer than {args.block_size} characters.
+
+## Figures
+
+Best validation loss **{best["val_loss"]:.4f}** nats a character ({best["val_bits_per_char"]:.4f} bits), accuracy
+{best["val_accuracy"]:.4f}, at step {best["step"]:,}; these are the weights in this repository. {turned or ""}
+
+![Loss and accuracy of both splits over the steps](curves.png)
+
+| step | train loss | val loss | train acc | val acc | val bits a character |
+|---|---|---|---|---|---|
+{table}
+
+## Data
+
+{files}
+
+The text was taken {cleaned}, split by {corpus["split"]}: {plural(corpus["tokens"]["train"], "token")} for training,
+{plural(corpus["tokens"]["validation"], "token")} held out, {plural(corpus["songs"], "song")} read,
+{plural(corpus["skipped_empty"], "empty row")} skipped. The licence of the data is that of its owner; the licence above
+is that of the code and the weights' author.
+
+## Recipe
+
+{plural(args.max_steps, "step")} of {args.batch_size} windows of {args.block_size} characters with `{args.optimizer}`, learning rate {args.learning_rate:g} (`{args.lr_schedule}`),
+weight decay {args.weight_decay:g}, dropout {dropout}, seed {args.seed}. All settings are in `run.yaml`.
+
+## A sample, unedited
+
+Seed {best["sample_seed"]}, step {best["step"]:,}:
+
+```text
+{best["sample"]}
+```
+
+## Limits
+
+It spells and rhymes by ear and understands nothing; it may repeat passages of the songs it was trained on. It knows
+only the characters of its alphabet.
+"""
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")
+
+
+def write_reports(
+    folder: Path, args: Arguments, corpus: dict[str, Any], rows: list[dict[str, Any]], parameters: int
+) -> None:
+    """Draws everything that follows from the record: curves, samples, card."""
+    draw_curves(folder, rows)
+    write_samples(folder, rows)
+    write_text(folder / "README.md", str(model_card(args, corpus, rows, parameters, args.output_dir)))

@@ -1,0 +1,140 @@
+"""Writes songs with a trained model: `python -m training_lyricgpt.sample RUN --prompt "I walked along"`.
+
+Notable:
+- It streams: transformers' own streamers wait for whole words, a character model need not.
+- Sample i of a call is drawn with seed `seed + i`, so any of several can be drawn again alone.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging
+
+import modeling_lyricgpt  # noqa: F401  (registers the Auto classes)
+from modeling_lyricgpt import LyricGPTForCausalLM
+from tokenization_lyricgpt import LyricGPTTokenizer
+from tokenization_lyricgpt.tokenization_lyricgpt import UnknownCharacterError, describe_characters
+
+from . import LyricGPTError
+
+
+class CharacterStreamer(BaseStreamer):
+    """Writes each character as soon as it is drawn; special tokens are left out."""
+
+    def __init__(self, tokenizer: LyricGPTTokenizer, file: TextIO):
+        self.tokenizer = tokenizer
+        self.file = file
+        self.is_prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.is_prompt:  # the caller has printed it as it was given
+            self.is_prompt = False
+            return
+        self.file.write(self.tokenizer.decode(value.flatten(), skip_special_tokens=True))
+        self.file.flush()
+
+    def end(self) -> None:
+        self.file.write("\n")
+        self.file.flush()
+
+
+def load_run(run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
+    """Model (in evaluation mode) and tokenizer of a run folder or a Hub id.
+
+    Raises:
+        LyricGPTError: there is none, or it is no LyricGPT.
+    """
+    logging.disable_progress_bar()
+    if Path(run).is_dir() and not (Path(run) / "config.json").exists():
+        raise LyricGPTError(f"{run} holds no model (no config.json); has its first evaluation been reached?")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(run).eval()
+        tokenizer = LyricGPTTokenizer.from_pretrained(run)
+    except (OSError, ValueError) as error:
+        raise LyricGPTError(f"no model could be loaded from {run!r}: {error}") from error
+    if not isinstance(model, LyricGPTForCausalLM):
+        raise LyricGPTError(f"{run} holds a {type(model).__name__}, not a LyricGPT")
+    return model, tokenizer
+
+
+def encode_prompt(tokenizer: LyricGPTTokenizer, prompt: str) -> tuple[dict[str, torch.Tensor], str | None]:
+    """Inputs of `generate` and a remark on characters that were replaced; an empty prompt starts a song.
+
+    Raises:
+        LyricGPTError: unknown characters, and no `<|unk|>` to replace them by.
+    """
+    if not prompt:
+        return {}, None
+    try:
+        inputs = tokenizer(prompt, return_tensors="pt")
+    except UnknownCharacterError as error:
+        raise LyricGPTError(f"prompt: {error}") from None
+    remark = None
+    if (inputs.input_ids == tokenizer.unk_token_id).any():
+        unknown = set(prompt.replace(tokenizer.unk_token, "")).difference(tokenizer.get_vocab())
+        remark = (
+            f"the model has never seen {describe_characters(unknown)}; read as {tokenizer.unk_token}. "
+            f"Its alphabet: {tokenizer.alphabet!r}"
+        )
+    return dict(inputs), remark
+
+
+def write_song(
+    model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, prompt: str = "", seed: int = 0, **options
+) -> str:
+    """One song, its prompt included.
+
+    Args:
+        options: Anything `generate` takes; the model's generation configuration holds the rest.
+
+    Raises:
+        LyricGPTError: see `encode_prompt`.
+    """
+    inputs, _ = encode_prompt(tokenizer, prompt)
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    set_seed(seed)
+    output = model.generate(**inputs, **options)[0]
+    return tokenizer.decode(output, skip_special_tokens=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training_lyricgpt.sample", description="Write songs.")
+    parser.add_argument("run", help="run folder, or id of a model on the Hub")
+    parser.add_argument("--prompt", default="", help="how the song begins (default: a new song)")
+    parser.add_argument("--num_samples", type=int, default=1, help="songs to write (default: 1)")
+    parser.add_argument("--temperature", type=float, default=None, help="above 1 wilder, below 1 safer (default: 0.9)")
+    parser.add_argument("--max_new_tokens", type=int, default=None, help="characters at most (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first song (default: 0)")
+    args = parser.parse_args(argv)
+    if args.num_samples < 1:
+        raise LyricGPTError(f"--num_samples is {args.num_samples}; it must be at least 1")
+    if args.temperature is not None and args.temperature < 0:
+        raise LyricGPTError(f"--temperature is {args.temperature}; it must be 0 (always the likeliest) or more")
+    model, tokenizer = load_run(args.run)
+    options = {name: value for name in ("temperature", "max_new_tokens") if (value := getattr(args, name)) is not None}
+    if options.get("temperature") == 0:
+        options = {**options, "do_sample": False, "temperature": None}
+    _, remark = encode_prompt(tokenizer, args.prompt)
+    if remark:
+        print(f"note: {remark}", file=sys.stderr)
+    for index in range(args.num_samples):
+        if args.num_samples > 1:
+            print(f"--- song {index + 1} of {args.num_samples}, seed {args.seed + index} ---")
+        sys.stdout.write(args.prompt)
+        streamer = CharacterStreamer(tokenizer, sys.stdout)
+        write_song(model, tokenizer, args.prompt, seed=args.seed + index, streamer=streamer, **options)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LyricGPTError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
