@@ -15,13 +15,16 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import datasets
 import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from tqdm import tqdm
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
@@ -69,10 +72,10 @@ def keep_freed_memory() -> None:
 
 def start_accelerator(args: Arguments) -> Accelerator:
     """The accelerator of this machine, with the tracker that was asked for."""
-    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
     return Accelerator(
-        # Several processes on a CPU find each other only if told so; alone, accelerate finds its device itself.
-        cpu=use_cpu,
+        # Several processes on a CPU find each other only if told that it is one.
+        cpu=wants_cpu or not torch.accelerator.is_available(),
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=None if args.tracker == "none" else args.tracker,
@@ -90,7 +93,7 @@ class Stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
-    def _on_signal(self, number: int, frame) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.reason and number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait
         self.reason = signal.Signals(number).name
@@ -171,7 +174,9 @@ def key_dropout(args: Arguments, step: int, process: int, micro_batch: int) -> N
     torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
 
-def micro_batches(args: Arguments, corpus: TokenizedCorpus, accelerator: Accelerator, step: int):
+def micro_batches(
+    args: Arguments, corpus: TokenizedCorpus, accelerator: Accelerator, step: int
+) -> Iterator[torch.Tensor]:
     """This process's share of the global batch of a step, in `gradient_accumulation_steps` parts, on its device."""
     offsets = batch_offsets(args.seed, step, args.batch_size, len(corpus.train), args.block_size)
     mine = np.array_split(offsets, accelerator.num_processes)[accelerator.process_index]
@@ -182,7 +187,14 @@ def micro_batches(args: Arguments, corpus: TokenizedCorpus, accelerator: Acceler
         yield windows.to(accelerator.device, non_blocking=True)
 
 
-def train_step(args, corpus, accelerator, model, optimizers, step: int) -> torch.Tensor:
+def train_step(
+    args: Arguments,
+    corpus: TokenizedCorpus,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizers: list[AcceleratedOptimizer],
+    step: int,
+) -> torch.Tensor:
     """One optimizer step; returns this process's mean loss in nats, still on its device."""
     losses = []
     for index, windows in enumerate(micro_batches(args, corpus, accelerator, step)):
@@ -354,7 +366,11 @@ def train(args: Arguments, launch: str) -> None:
     for row in rows:
         say(table_line(row))
     bar = tqdm(
-        total=args.max_steps, initial=step, unit="step", disable=not (is_main and sys.stderr.isatty()), dynamic_ncols=True
+        total=args.max_steps,
+        initial=step,
+        unit="step",
+        disable=not (is_main and sys.stderr.isatty()),
+        dynamic_ncols=True,
     )
     model.train()
     while True:
@@ -394,13 +410,17 @@ def train(args: Arguments, launch: str) -> None:
     if stop.reason and step < args.max_steps:
         save(step)
         accelerator.end_training()
-        say(f"stopped by {stop.reason} at step {step:,} of {args.max_steps:,}; saved. To go on, run the same command:\n  {launch}")
+        say(
+            f"stopped by {stop.reason} at step {step:,} of {args.max_steps:,}; saved. To go on, run the same command:\n  {launch}"
+        )
         sys.exit(130 if stop.reason == "SIGINT" else 143)
     finish(args, accelerator, folder, rows, say)
     accelerator.end_training()
 
 
-def finish(args: Arguments, accelerator: Accelerator, folder: Path, rows: list[dict], say) -> None:
+def finish(
+    args: Arguments, accelerator: Accelerator, folder: Path, rows: list[dict], say: Callable[[str], None]
+) -> None:
     """Says what came out of the run, and lets it sing."""
     best = best_evaluation(rows)
     say(f"\nbest validation loss {best['val_loss']:.4f} at step {best['step']:,}")

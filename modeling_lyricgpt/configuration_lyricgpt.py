@@ -90,6 +90,9 @@ class LyricGPTConfig(PreTrainedConfig):
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs):
+        for alias, name in self.attribute_map.items():  # before anything is derived from the fields
+            if alias in kwargs:
+                setattr(self, name, kwargs.pop(alias))
         if self.variant not in VARIANTS:
             raise ValueError(f"variant is {self.variant!r}; it must be one of {', '.join(VARIANTS)}")
         if self.hidden_size % self.num_attention_heads:

@@ -146,6 +146,7 @@ class LyricGPTAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=not modern)
+        self.o_proj.joins_residual = True
         if modern:
             self.q_norm = LyricGPTRMSNorm(self.head_dim, eps=config.norm_eps)
             self.k_norm = LyricGPTRMSNorm(self.head_dim, eps=config.norm_eps)
@@ -200,6 +201,7 @@ class LyricGPTMLP(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False) if modern else None
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=not modern)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=not modern)
+        self.down_proj.joins_residual = True
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -256,14 +258,13 @@ class LyricGPTPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if self.config.variant == "modern":
+        if getattr(module, "joins_residual", False) and self.config.variant == "modern":
             # Residual branches add up over 2 x layers: GPT-2's scaling keeps the stream's variance at initialisation.
+            # transformers passes only modules with parameters of their own to custom code, hence the mark on them.
             std = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
-            if isinstance(module, LyricGPTAttention):
-                init.normal_(module.o_proj.weight, mean=0.0, std=std)
-            elif isinstance(module, LyricGPTMLP):
-                init.normal_(module.down_proj.weight, mean=0.0, std=std)
+            init.normal_(module.weight, mean=0.0, std=std)
+        else:
+            super()._init_weights(module)
 
 
 class LyricGPTModel(LyricGPTPreTrainedModel):

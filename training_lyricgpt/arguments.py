@@ -9,6 +9,7 @@ Notable:
 
 import dataclasses
 import difflib
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -45,7 +46,9 @@ def describe(text: str, default: Any = dataclasses.MISSING) -> Any:
 class CorpusArguments:
     """Where the lyrics come from and how they are prepared."""
 
-    dataset: str | None = describe("Path or glob of the lyrics: .csv, .tsv (one song a row) or .txt (one document).", None)
+    dataset: str | None = describe(
+        "Path or glob of the lyrics: .csv, .tsv (one song a row) or .txt (one document).", None
+    )
     text_column: str = describe("Column of a table that holds the lyrics.", "text")
     encoding: str = describe("Text encoding of the files.", "utf-8")
     cleaning: Literal["none", "standard"] = describe(
@@ -70,7 +73,9 @@ class CorpusArguments:
 class ModelArguments:
     """The model's shape; names as in `LyricGPTConfig`."""
 
-    variant: Literal["classic", "modern"] = describe("classic: the published model. modern: rotary, RMSNorm, SwiGLU.", "modern")
+    variant: Literal["classic", "modern"] = describe(
+        "classic: the published model. modern: rotary, RMSNorm, SwiGLU.", "modern"
+    )
     block_size: int = describe("Characters a training window holds.", 256)
     hidden_size: int = describe("Width of the model.", 384)
     num_hidden_layers: int = describe("Number of layers.", 6)
@@ -96,7 +101,8 @@ class OptimizationArguments:
     beta2: float = describe("AdamW's second-moment decay.", 0.999)
     weight_decay: float = describe("Decoupled weight decay.", 0.01)
     decay_parameters: Literal["matrices", "all"] = describe(
-        "matrices: decay weights of two dimensions only. all: biases and norms too, as torch's default does.", "matrices"
+        "matrices: decay weights of two dimensions only. all: biases and norms too, as torch's default does.",
+        "matrices",
     )
     max_grad_norm: float = describe("Clip the gradient to this norm; 0 does not clip.", 1.0)
     lr_schedule: Literal["constant", "cosine", "trapezoid"] = describe(
@@ -104,7 +110,9 @@ class OptimizationArguments:
     )
     decay_fraction: float = describe("Share of the steps over which a trapezoid decays.", 0.6)
     warmup_steps: int = describe("Steps over which the learning rate rises linearly.", 100)
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = describe("Default: what accelerate is configured for.", None)
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = describe(
+        "Default: what accelerate is configured for.", None
+    )
     compile: bool = describe("torch.compile the model.", False)
     seed: int = describe("Seed of the initialisation, the batches, the dropout and the samples.", 1337)
 
@@ -146,6 +154,7 @@ FIELDS: dict[str, dataclasses.Field] = {field.name: field for group in GROUPS fo
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument --(\w+)\S*:", r"\1:", message)
         raise LyricGPTError(f"{message} (--help lists every option)")
 
 
@@ -194,7 +203,9 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     Raises:
         LyricGPTError: what is wrong and what to do about it.
     """
-    parser = _Parser(GROUPS, prog="train_hf.py", allow_abbrev=False, description="Train LyricGPT on a corpus of lyrics.")
+    parser = _Parser(
+        GROUPS, prog="train_hf.py", allow_abbrev=False, description="Train LyricGPT on a corpus of lyrics."
+    )
     parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="YAML file of the run.")
     argv = sys.argv[1:] if argv is None else argv
     _, rest = parser.parse_known_args(argv)

@@ -58,7 +58,8 @@ def find_files(pattern: str) -> list[Path]:
     if path.is_dir():
         raise LyricGPTError(f"{pattern} is a directory; name a file in it, or all of a kind as '{path / '*.csv'}'")
     is_glob = glob.has_magic(str(path)) and not path.exists()
-    files = sorted(Path(name) for name in glob.glob(str(path), recursive=True)) if is_glob else [path]
+    # (pathlib has no glob of an absolute pattern)
+    files = sorted(Path(name) for name in glob.glob(str(path), recursive=True)) if is_glob else [path]  # noqa: PTH207
     files = [file for file in files if not file.is_dir()]
     if not files:
         raise LyricGPTError(f"no file matches {pattern!r}")

@@ -28,9 +28,7 @@ class NextCharacterAccuracy(evaluate.Metric):
             description="Share of next characters that a language model predicts exactly.",
             citation="",
             inputs_description="predictions: correct characters of a batch; references: characters of the batch.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
+            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
         )
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:

@@ -56,5 +56,5 @@ def export_model(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, folde
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-                os.chmod(path, 0o644)
+                path.chmod(0o644)
                 os.replace(path, folder / path.name)

@@ -8,6 +8,7 @@ Notable:
 """
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -64,11 +65,13 @@ class Muon(torch.optim.Optimizer):
         weight_decay: Decoupled weight decay.
     """
 
-    def __init__(self, params, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         loss = None
         if closure is not None:
             with torch.enable_grad():

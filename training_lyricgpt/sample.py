@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 

@@ -91,7 +91,8 @@ def evaluation_offsets(seed: int, split: str, windows: int, tokens: int, block_s
 def describe_files(pattern: str) -> list[dict[str, Any]]:
     """Name, size and checksum of each file of a pattern; names without folders, which are nobody else's business."""
     return [
-        {"name": path.name, "bytes": path.stat().st_size, "sha256": known_checksum(path)} for path in find_files(pattern)
+        {"name": path.name, "bytes": path.stat().st_size, "sha256": known_checksum(path)}
+        for path in find_files(pattern)
     ]
 
 

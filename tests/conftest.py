@@ -1,0 +1,130 @@
+"""What the tests share: the project's commands as a user runs them, a corpus in the Spotify schema, a tiny trained run.
+
+Nothing reaches a network, and nothing is written outside temporary folders.
+"""
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Several tests run at once: a thread that waits must not keep a core busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+PROJECT = Path(__file__).resolve().parent.parent
+SAMPLE_LYRICS = PROJECT / "data" / "sample_lyrics.csv"
+
+# The configuration and corpus that the tests' runs start from.
+TINY = {"config": PROJECT / "tests" / "tiny.yaml", "dataset": SAMPLE_LYRICS}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_caches(tmp_path_factory):
+    """Prepared corpora and transformers' module cache go to folders of this test session."""
+    folder = tmp_path_factory.mktemp("caches")
+    os.environ["LYRICGPT_CACHE"] = str(folder / "lyricgpt")
+    os.environ["HF_HOME"] = str(folder / "huggingface")
+    yield
+    if _server:
+        _server.pop().kill()
+
+
+_server = []
+
+
+def python(script, *arguments, **environment):
+    """Runs `python SCRIPT ARGUMENTS` in the project's folder, its imports done beforehand."""
+    if not _server:
+        command = [sys.executable, PROJECT / "tests" / "command_server.py"]
+        _server.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert _server[0].stdout.readline() == "ready\n"
+    command = [str(part) for part in (script, *arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        request = {
+            "command": command,
+            "environment": dict(os.environ) | environment,
+            "stdout": f"{folder}/stdout",
+            "stderr": f"{folder}/stderr",
+        }
+        _server[0].stdin.write(json.dumps(request) + "\n")
+        _server[0].stdin.flush()
+        status = int(_server[0].stdout.readline())
+        output, errors = (Path(request[name]).read_text() for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(command, status, output, errors)
+
+
+def options(**values):
+    """Command-line options of keyword arguments."""
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def run(command, cwd=PROJECT, timeout=300, **environment):
+    """Runs a command and returns the finished process, its output as text."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def train(*arguments, **values):
+    """Runs `train_hf.py` on the tiny configuration, keyword arguments overriding it."""
+    return python("train_hf.py", *options(**(TINY | values)), *arguments)
+
+
+def isolated(code, *arguments, cwd="/"):
+    """Runs code in a process that cannot import this project."""
+    return run([sys.executable, "-I", "-c", code, *arguments], cwd=cwd)
+
+
+def write_songs(path, texts, encoding="utf-8", titles=None):
+    """Writes a CSV in the Spotify schema with its line endings: two blanks, CR, LF; CR LF CR LF at the end of a song."""
+    with Path(path).open("w", encoding=encoding, newline="") as file:
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerow(["artist", "song", "link", "text"])
+        for index, text in enumerate(texts):
+            title = titles[index] if titles else f"Song {index}"
+            writer.writerow([f"Artist {index % 3}", title, f"/a/artist/{index}.html", text])
+    return Path(path)
+
+
+def spotify_text(lines):
+    return "".join(f"{line}  \r\n" for line in lines) + "\r\n\r\n"
+
+
+@pytest.fixture
+def make_songs():
+    """Makes distinct songs of made-up words with raw line endings."""
+
+    def make(count, lines=8, seed=0):
+        draw = random.Random(seed)
+        word = lambda: "".join(draw.choice("abcdefghij") for _ in range(draw.randint(2, 6)))  # noqa: E731
+        return [
+            spotify_text([f'{word()} "{word()}", {word()}' for _ in range(lines)] + [f"end {index}"])
+            for index in range(count)
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A run trained through the command of the README on the embedded corpus."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
+    result = run([*launch, "train_hf.py", *options(**TINY, output_dir=folder)])
+    assert result.returncode == 0, result.stderr
+    (folder.parent / "stdout.txt").write_text(result.stdout)
+    (folder.parent / "stderr.txt").write_text(result.stderr)
+    return folder

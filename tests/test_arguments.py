@@ -1,0 +1,110 @@
+"""Run configuration: YAML, overridden on the command line, nothing ignored."""
+
+import pytest
+import yaml
+from conftest import PROJECT
+
+from training_lyricgpt import LyricGPTError
+from training_lyricgpt.arguments import describe_differences, load_arguments, parse_arguments
+
+CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        path = tmp_path / "run.yaml"
+        path.write_text(text)
+        return f"--config={path}"
+
+    return write
+
+
+def test_the_command_line_overrides_the_file_and_the_file_the_defaults(config):
+    args = parse_arguments([config("dataset: a.csv\nmax_steps: 10\nbatch_size: 8"), "--max_steps", "20"])
+    assert (args.dataset, args.max_steps, args.batch_size, args.block_size) == ("a.csv", 20, 8, 256)
+
+
+def test_a_number_in_scientific_notation_is_a_number(config):
+    assert parse_arguments([config("dataset: a.csv\nlearning_rate: 3e-4")]).learning_rate == 3e-4
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_that_comes_along_is_valid(path):
+    args = parse_arguments([f"--config={path}"])
+    assert args.output_dir == f"runs/{path.stem}"
+
+
+def test_the_default_configuration_is_the_sample():
+    assert (
+        parse_arguments([]).to_dict() == parse_arguments([f"--config={PROJECT / 'configs' / 'sample.yaml'}"]).to_dict()
+    )
+
+
+def test_spotify_is_the_published_recipe():
+    args = parse_arguments([f"--config={PROJECT / 'configs' / 'spotify.yaml'}"])
+    published = {
+        "variant": "classic", "block_size": 256, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6,
+        "dropout": 0.2, "batch_size": 64, "max_steps": 6000, "optimizer": "adamw", "learning_rate": 3e-4,
+        "lr_schedule": "constant", "warmup_steps": 0, "max_grad_norm": 0, "eval_interval": 500, "eval_batches": 200,
+        "cleaning": "none", "split": "characters", "split_seed": 42, "alphabet": "corpus", "special_tokens": False,
+    }  # fmt: skip
+    assert {name: getattr(args, name) for name in published} == published
+
+
+def test_spotify_modern_differs_from_spotify_in_model_and_optimisation_only():
+    classic, modern = (
+        parse_arguments([f"--config={PROJECT / 'configs' / name}"]).to_dict()
+        for name in ("spotify.yaml", "spotify_modern.yaml")
+    )
+    data = ("dataset", "cleaning", "split", "split_seed", "validation_fraction", "alphabet", "special_tokens")
+    same = (*data, "block_size", "batch_size", "max_steps", "eval_interval", "eval_batches")
+    assert {name: classic[name] for name in same} == {name: modern[name] for name in same}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset: a.csv\nmax_step: 10", "unknown key 'max_step' .* did you mean 'max_steps'"),
+        ("dataset: a.csv\nmax_steps: ten", "max_steps: invalid int value: 'ten'"),
+        ("dataset: a.csv\nmax_steps: 1.5", "max_steps: invalid int value: '1.5'"),
+        ("dataset: a.csv\ncompile: perhaps", "compile"),
+        ("dataset: a.csv\nbatch_size: [1, 2]", r"batch_size: invalid int value"),
+        ("dataset: a.csv\nvariant: baroque", "variant: invalid choice: .*classic"),
+        ("dataset: a.csv\nlearning_rate:", "learning_rate is empty"),
+        ("dataset: a.csv\nhidden_size: 100", "hidden_size 100 is not divisible by num_attention_heads 6; .* 102"),
+        ("dataset: a.csv\nbatch_size: 0", "batch_size is 0"),
+        ("dataset: a.csv\nvalidation_fraction: 1.5", "validation_fraction is 1.5"),
+        ("max_steps: 10", "no corpus"),
+        ("- a\n- b", "holds a list"),
+        ("a: [", "not a YAML file"),
+    ],
+)
+def test_a_bad_configuration_is_refused_and_says_what_is_wrong(config, text, message):
+    with pytest.raises(LyricGPTError, match=message):
+        parse_arguments([config(text)])
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_known_one(config):
+    with pytest.raises(LyricGPTError, match="'learning-rat' on the command line; did you mean 'learning_rate'"):
+        parse_arguments([config("dataset: a.csv"), "--learning-rat=1"])
+
+
+def test_a_missing_configuration_file_is_named():
+    with pytest.raises(LyricGPTError, match=r"no configuration file at nowhere\.yaml"):
+        parse_arguments(["--config=nowhere.yaml"])
+
+
+def test_a_saved_configuration_comes_back_as_it_was(tmp_path, config):
+    args = parse_arguments([config("dataset: 'a: b.csv'\nsample_prompt: \"-- é\\n\"\nmax_songs: 3\ncompile: true")])
+    args.save(tmp_path / "saved.yaml")
+    assert load_arguments(tmp_path / "saved.yaml").to_dict() == args.to_dict()
+    assert yaml.safe_load((tmp_path / "saved.yaml").read_text())["sample_prompt"] == "-- é\n"
+
+
+def test_differences_name_both_values_and_leave_out_what_may_change(config):
+    before = parse_arguments([config("dataset: a.csv")])
+    now = parse_arguments(
+        [config("dataset: b.csv\nmax_steps: 7\neval_interval: 3\nhidden_size: 36\ntracker: tensorboard")]
+    )
+    assert describe_differences(before, now) == ["hidden_size: 384 in the run, 36 now"]

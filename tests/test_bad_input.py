@@ -1,0 +1,169 @@
+"""Whatever a user gets wrong: one message that says what and what to do, no traceback, nothing lost."""
+
+import sys
+
+import pytest
+from conftest import python, run, train, write_songs
+
+
+def assert_refused(result, *parts):
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    message = result.stderr[result.stderr.index("error: ") :]
+    for part in parts:
+        assert part in message, message
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    def make(content, name="songs.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return make
+
+
+def test_no_such_file(tmp_path):
+    assert_refused(train(dataset=tmp_path / "songs.csv"), "no such file", str(tmp_path / "songs.csv"))
+
+
+def test_a_directory(tmp_path):
+    assert_refused(train(dataset=tmp_path), f"{tmp_path} is a directory", str(tmp_path / "*.csv"))
+
+
+def test_a_glob_that_matches_nothing(tmp_path):
+    assert_refused(train(dataset=tmp_path / "*.csv"), "no file matches", "*.csv")
+
+
+def test_a_table_without_the_text_column_lists_the_columns_it_has(corpus):
+    result = train(dataset=corpus("artist,song,lyrics\na,b,c\n"))
+    assert_refused(result, "no column 'text'", "'artist', 'song', 'lyrics'", "--text_column")
+
+
+def test_an_empty_file(corpus):
+    assert_refused(train(dataset=corpus("")), "songs.csv is empty")
+
+
+def test_a_header_only(corpus):
+    assert_refused(train(dataset=corpus("artist,song,link,text\n")), "has a header and no rows")
+
+
+def test_rows_that_are_all_empty(corpus):
+    assert_refused(train(dataset=corpus("artist,text\na,\nb,\nc,NaN\n")), "all 3 rows are empty in column 'text'")
+
+
+def test_text_in_another_encoding_names_byte_and_position_and_the_way_out(corpus):
+    path = corpus(b"text\n" + b"la la la\n" * 50 + b"caf\xe9\n")
+    assert_refused(train(dataset=path), "is not utf-8: byte 0xe9 at position 458 (line 52)", "--encoding latin-1")
+
+
+def test_an_unknown_encoding(corpus):
+    assert_refused(train(dataset=corpus("text\nla\n"), encoding="utf-9"), "unknown encoding 'utf-9'")
+
+
+def test_an_ending_that_is_not_known(corpus):
+    assert_refused(train(dataset=corpus("la", "songs.docx")), "'.docx'", ".csv", ".txt")
+
+
+def test_a_corpus_shorter_than_a_window(corpus):
+    result = train(dataset=corpus("la la la", "songs.txt"), split="characters")
+    assert_refused(result, "the train split has", "block_size + 1 = 33")
+
+
+def test_a_validation_split_shorter_than_a_window(tmp_path, make_songs):
+    path = write_songs(tmp_path / "songs.csv", make_songs(10, lines=1))
+    result = train(dataset=path, block_size=100)
+    assert_refused(result, "the validation split has", "block_size + 1 = 101", "validation_fraction")
+
+
+def test_an_unknown_key():
+    assert_refused(train(max_step=3), "unknown key 'max_step'", "did you mean 'max_steps'")
+
+
+def test_a_value_of_the_wrong_type():
+    assert_refused(train(max_steps="many"), "max_steps: invalid int value: 'many'")
+
+
+def test_a_width_that_the_heads_do_not_divide():
+    assert_refused(train(hidden_size=33), "hidden_size 33 is not divisible by num_attention_heads 2")
+
+
+def test_a_batch_that_its_parts_do_not_divide(tmp_path):
+    result = train(gradient_accumulation_steps=3, output_dir=tmp_path / "run")
+    assert_refused(result, "batch_size 8 is not divisible by 1 process(es) x 3 gradient_accumulation_steps")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_another_run_is_left_alone_and_the_differences_are_listed(tiny_run):
+    before = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")}
+    result = train(output_dir=tiny_run, hidden_size=64, seed=3)
+    assert_refused(result, "holds another run", "hidden_size: 32 in the run, 64 now", "seed: 1337 in the run, 3 now")
+    assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
+
+
+def test_a_folder_that_holds_a_run_on_another_corpus(tiny_run, tmp_path, make_songs):
+    result = train(output_dir=tiny_run, dataset=write_songs(tmp_path / "other.csv", make_songs(40)))
+    assert_refused(result, "holds another run", "corpus: checksum")
+
+
+def test_resume_never_refuses_a_folder_that_holds_a_run(tiny_run):
+    assert_refused(train(output_dir=tiny_run, resume="never"), "holds a run and resume is 'never'")
+
+
+def test_a_folder_with_files_that_are_no_run(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert_refused(train(output_dir=tmp_path), "is not empty and holds no run")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_some_empty_rows_are_skipped_and_counted(tmp_path, make_songs):
+    path = write_songs(tmp_path / "songs.csv", [*make_songs(30), "", "NaN", "  "])
+    result = train(dataset=path, output_dir=tmp_path / "run", max_steps=2)
+    assert result.returncode == 0, result.stderr
+    assert "30 songs or documents (3 empty rows skipped)" in result.stdout
+
+
+def sample(*arguments):
+    return python("-m", "training_lyricgpt.sample", *arguments)
+
+
+def test_a_prompt_with_unknown_characters_names_them_and_is_sung_on(tiny_run):
+    result = sample(tiny_run, "--prompt", "Caf\u00e9 \u6f22", "--max_new_tokens", "20")
+    assert result.returncode == 0, result.stderr
+    assert "never seen 'é' (U+00E9), '漢' (U+6F22)" in result.stderr
+    assert result.stdout.startswith("Café 漢")
+
+
+def test_a_prompt_with_unknown_characters_is_an_error_without_unk(tmp_path):
+    result = train(output_dir=tmp_path / "run", special_tokens="false", alphabet="corpus", max_steps=2)
+    assert result.returncode == 0, result.stderr
+    assert_refused(sample(tmp_path / "run", "--prompt", "Café"), "'é' (U+00E9)", "special_tokens: true")
+
+
+def test_sampling_from_a_folder_without_a_model(tmp_path):
+    assert_refused(sample(tmp_path), "holds no model")
+
+
+def test_sampling_from_something_that_does_not_exist():
+    assert_refused(sample("runs/nowhere"), "no model could be loaded from 'runs/nowhere'")
+
+
+def test_evaluating_a_folder_without_a_run(tmp_path):
+    assert_refused(train("--eval_only", output_dir=tmp_path / "run"), "holds no run to evaluate")
+    assert not (tmp_path / "run").exists()
+
+
+def test_errors_under_accelerate_launch_are_said_once_and_without_a_traceback(tmp_path):
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--quiet",
+        "--config_file",
+        "configs/accelerate/cpu.yaml",
+    ]
+    result = run([*launch, "train_hf.py", f"--dataset={tmp_path / 'no.csv'}"])
+    assert_refused(result, "no such file")

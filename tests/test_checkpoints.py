@@ -1,0 +1,107 @@
+"""Checkpoints come back bit by bit, and damage is noticed."""
+
+import json
+
+import pytest
+import torch
+
+from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
+from training_lyricgpt import LyricGPTError
+from training_lyricgpt.arguments import parse_arguments
+from training_lyricgpt.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from training_lyricgpt.optimization import build_optimizers
+
+IDS = torch.arange(20)[None]
+
+
+def build(seed=0, hidden_size=32):
+    torch.manual_seed(seed)
+    model = LyricGPTForCausalLM(
+        LyricGPTConfig(
+            variant="modern", vocab_size=20, hidden_size=hidden_size, num_hidden_layers=1, num_attention_heads=2
+        )
+    )
+    return model, build_optimizers(parse_arguments(["--config=/dev/null", "--dataset=a", "--optimizer=muon"]), model)
+
+
+def advance(model, optimizers, steps):
+    for _ in range(steps):
+        model(IDS, labels=IDS, use_cache=False).loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path):
+    model, optimizers = build()
+    advance(model, optimizers, 3)
+    save_checkpoint(tmp_path, 3, model, optimizers, {"elapsed_seconds": 1.5})
+    advance(model, optimizers, 3)
+
+    resumed, resumed_optimizers = build(seed=1)
+    checkpoint, complaints = latest_checkpoint(tmp_path)
+    assert (checkpoint.step, checkpoint.state, complaints) == (3, {"elapsed_seconds": 1.5}, [])
+    load_checkpoint(checkpoint, resumed, resumed_optimizers)
+    advance(resumed, resumed_optimizers, 3)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, resumed.get_parameter(name)), name
+
+
+def test_it_holds_safetensors_and_json_only(tmp_path):
+    model, optimizers = build()
+    advance(model, optimizers, 1)
+    folder = save_checkpoint(tmp_path, 1, model, optimizers, {})
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
+
+
+def test_the_newest_two_are_kept(tmp_path):
+    model, optimizers = build()
+    advance(model, optimizers, 1)
+    for step in (1, 2, 10, 3):
+        save_checkpoint(tmp_path, step, model, optimizers, {})
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000010", "step-00000003"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000010"]
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer-0.safetensors", "optimizer-1.safetensors", "state.json"]
+)
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, name, damage):
+    model, optimizers = build()
+    advance(model, optimizers, 1)
+    save_checkpoint(tmp_path, 1, model, optimizers, {})
+    path = save_checkpoint(tmp_path, 2, model, optimizers, {"elapsed_seconds": 12}) / name
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+    checkpoint, complaints = latest_checkpoint(tmp_path)
+    assert checkpoint.step == 1
+    assert len(complaints) == 1
+    assert "step-00000002 is damaged" in complaints[0]
+
+
+def test_a_changed_step_number_is_damage_too(tmp_path):
+    model, optimizers = build()
+    advance(model, optimizers, 1)
+    path = save_checkpoint(tmp_path, 2, model, optimizers, {}) / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 3}))
+    assert latest_checkpoint(tmp_path)[0] is None
+
+
+def test_a_save_that_was_cut_off_is_no_checkpoint(tmp_path):
+    (tmp_path / ".saving-abc" / "checkpoint").mkdir(parents=True)
+    assert latest_checkpoint(tmp_path) == (None, [])
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    model, optimizers = build()
+    advance(model, optimizers, 1)
+    save_checkpoint(tmp_path, 1, model, optimizers, {})
+    with pytest.raises(LyricGPTError, match="does not fit this configuration"):
+        load_checkpoint(latest_checkpoint(tmp_path)[0], *build(hidden_size=64))

@@ -1,0 +1,74 @@
+"""Curves, samples, cards, and overfitting said in words."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from matplotlib.image import imread
+
+from training_lyricgpt.reports import best_evaluation, draw_curves, overfitting, read_metrics, write_metrics
+
+
+def rows(validation, training=None):
+    training = training or [loss - 0.1 for loss in validation]
+    return [
+        {
+            "step": 500 * index, "train_loss": t, "val_loss": v, "train_accuracy": 0.5, "val_accuracy": 0.4,
+            "val_bits_per_char": v * 1.4427, "learning_rate": 1e-3, "chars_per_second": 1000.0, "elapsed_seconds": 1.0,
+        }
+        for index, (t, v) in enumerate(zip(training, validation, strict=True))
+    ]  # fmt: skip
+
+
+def test_a_turned_validation_loss_is_called_overfitting_with_its_figures():
+    sentence = overfitting(rows([4.66, 1.66, 1.41, 1.409, 1.59, 2.58], [4.7, 1.4, 1.1, 0.9, 0.4, 0.08]))
+    assert "lowest at step 1500 (1.4090)" in sentence
+    assert "risen to 2.5800" in sentence
+    assert "keeps the model of step 1500" in sentence
+
+
+@pytest.mark.parametrize("validation", [[4, 2, 1], [4, 2, 1, 1.2], [4, 2, 1, 1.005, 1.004], [4]])
+def test_a_falling_or_noisy_loss_is_not(validation):
+    assert overfitting(rows(validation)) is None
+
+
+def test_the_best_evaluation_is_the_earliest_of_equals():
+    assert best_evaluation(rows([3, 1, 1, 2]))["step"] == 500
+
+
+def test_metrics_come_back_and_a_line_cut_off_is_left_out(tmp_path):
+    write_metrics(tmp_path, rows([3.0, 2.0]))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1000, "train_l')
+    assert read_metrics(tmp_path) == rows([3.0, 2.0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 13])
+def test_curves_are_drawn_for_any_number_of_evaluations(tmp_path, count):
+    picture = imread(draw_curves(tmp_path, rows([3 / (index + 1) for index in range(count)])))
+    assert picture.shape[:2] == (480, 1200)
+    assert len({tuple(pixel) for row in picture[::4, ::4] for pixel in row.round(2)}) > 10
+
+
+def test_the_card_of_a_run_is_valid_and_its_figures_are_the_records(tiny_run):
+    card = ModelCard.load(tiny_run / "README.md")
+    best = best_evaluation(read_metrics(tiny_run))
+    name, results = model_index_to_eval_results(card.data.to_dict()["model-index"])
+    assert name == f"lyricgpt-{tiny_run.name}"
+    assert {result.metric_type: result.metric_value for result in results} == {
+        "loss": round(best["val_loss"], 4),
+        "accuracy": round(best["val_accuracy"], 4),
+        "bits_per_character": round(best["val_bits_per_char"], 4),
+    }
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "text-generation"
+    for row in read_metrics(tiny_run):
+        assert f"| {row['step']:,} | {row['train_loss']:.4f} | {row['val_loss']:.4f} |" in card.text
+    assert best["sample"] in card.text
+
+
+def test_samples_are_written_by_step(tiny_run):
+    text = (tiny_run / "samples.txt").read_text()
+    steps = [json.loads(line)["step"] for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    assert [f"=== step {step}," in text for step in steps] == [True] * len(steps)
