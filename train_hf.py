@@ -12,6 +12,7 @@ evaluate -> forward -> backward -> step -> log. Notable:
 import ctypes
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -33,8 +34,8 @@ from training_lyricgpt.arguments import Arguments, describe_differences, load_ar
 from training_lyricgpt.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from training_lyricgpt.evaluation import evaluate_split
 from training_lyricgpt.export import WEIGHTS, export_model, generation_config
-from training_lyricgpt.files import read_json, write_json
-from training_lyricgpt.optimization import build_optimizers, set_learning_rate
+from training_lyricgpt.files import UNFINISHED, clear_unfinished, read_json, write_json
+from training_lyricgpt.optimization import build_optimizers, learning_rate, set_learning_rate
 from training_lyricgpt.reports import (
     TABLE_HEAD,
     best_evaluation,
@@ -98,12 +99,14 @@ class Stop:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait
         self.reason = signal.Signals(number).name
 
-    def requested(self, accelerator: Accelerator) -> bool:
-        """The same answer on every process."""
+    def requested(self, accelerator: Accelerator, may_wait: bool) -> bool:
+        """The same answer on every process; several processes ask each other only if they may wait for each other."""
         if self.launcher is not None and os.getppid() != self.launcher:
             self.reason = self.reason or "the end of its launcher"
         if accelerator.num_processes == 1:
             return self.reason is not None
+        if not may_wait:
+            return False
         flag = torch.tensor([int(self.reason is not None)], device=accelerator.device)
         return bool(accelerator.gather(flag).sum() > 0)
 
@@ -121,16 +124,17 @@ def check_folder(args: Arguments, corpus: TokenizedCorpus) -> bool:
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise LyricGPTError(f"output_dir {folder} is a file; choose another --output_dir")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(path.name.startswith(UNFINISHED) for path in folder.iterdir()):
         return False
-    if not (folder / "run.yaml").exists() or not (folder / "corpus.json").exists():
+    if not (folder / "run.yaml").exists():
         raise LyricGPTError(f"output_dir {folder} is not empty and holds no run; choose another --output_dir")
     if args.resume == "never":
         raise LyricGPTError(f"output_dir {folder} holds a run and resume is 'never'; choose another --output_dir")
     differences = describe_differences(load_arguments(folder / "run.yaml"), args)
-    before = read_json(folder / "corpus.json")["checksum"]
-    if before != corpus.report["checksum"] and not differences:
-        differences.append(f"corpus: checksum {before[:12]}… in the run, {corpus.report['checksum'][:12]}… now")
+    if (folder / "corpus.json").exists() and not differences:
+        before, now = read_json(folder / "corpus.json")["checksum"], corpus.report["checksum"]
+        if before != now:
+            differences.append(f"corpus: checksum {before[:12]}… in the run, {now[:12]}… now")
     if differences:
         listed = "\n  ".join(differences)
         raise LyricGPTError(
@@ -152,7 +156,7 @@ def build_model(args: Arguments, corpus: TokenizedCorpus) -> LyricGPTForCausalLM
             num_hidden_layers=args.num_hidden_layers,
             num_attention_heads=args.num_attention_heads,
             max_position_embeddings=args.block_size,
-            attention_dropout=args.dropout,
+            attention_dropout=args.dropout if args.variant == "classic" else None,
             hidden_dropout=args.dropout,
             sliding_window=args.sliding_window,
             bos_token_id=tokenizer.bos_token_id,
@@ -248,6 +252,7 @@ def train(args: Arguments, launch: str) -> None:
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
     if is_main and not args.eval_only:
         folder.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(folder)
         args.save(folder / "run.yaml")
         write_json(folder / "corpus.json", report)
     say(
@@ -333,7 +338,7 @@ def train(args: Arguments, launch: str) -> None:
             )
         seed = args.seed + current
         row = {"step": current, **{k: v for k, v in figures.items() if not k.startswith("train_bits")}}
-        row |= {"learning_rate": set_learning_rate(args, bare_optimizers, max(0, current - 1))}
+        row |= {"learning_rate": learning_rate(args, max(0, current - 1))}
         row |= {"chars_per_second": characters_per_second}
         row |= {"elapsed_seconds": elapsed + time.perf_counter() - started}
         if is_main:
@@ -380,11 +385,11 @@ def train(args: Arguments, launch: str) -> None:
             interval_started, interval_steps = time.perf_counter(), 0
         if step >= args.max_steps:
             break
-        best_index = rows.index(best_evaluation(rows))
-        if args.early_stopping and len(rows) - 1 - best_index >= args.early_stopping:
+        if args.early_stopping and len(rows) - 1 - rows.index(best_evaluation(rows)) >= args.early_stopping:
             say(f"early stopping: no better validation loss in {args.early_stopping} evaluations")
+            save(step)
             break
-        if stop.requested(accelerator):
+        if stop.requested(accelerator, may_wait=step % args.log_interval == 0):
             break
 
         rate = set_learning_rate(args, bare_optimizers, step)
@@ -392,7 +397,8 @@ def train(args: Arguments, launch: str) -> None:
         step += 1
         interval_steps += 1
         bar.update()
-        if step % args.log_interval == 0 or step == args.max_steps:
+        is_saved = step % args.save_interval == 0 or step == args.max_steps
+        if step % args.log_interval == 0 or is_saved:
             value = accelerator.gather(loss).mean().item()
             if not math.isfinite(value):
                 raise LyricGPTError(
@@ -402,7 +408,7 @@ def train(args: Arguments, launch: str) -> None:
             speed = interval_steps * characters_a_step / (time.perf_counter() - interval_started)
             bar.set_postfix_str(f"loss {value:.4f}, {speed:,.0f} characters/s")
             accelerator.log({"loss": value, "learning_rate": rate, "chars_per_second": speed}, step=step)
-        if step % args.save_interval == 0 or step == args.max_steps:
+        if is_saved:
             save(step)
     bar.close()
 
@@ -435,7 +441,7 @@ def finish(
 
 def main() -> None:
     args = parse_arguments()
-    train(args, launch="accelerate launch " + " ".join(sys.argv))
+    train(args, launch="accelerate launch " + shlex.join(sys.argv))
 
 
 if __name__ == "__main__":

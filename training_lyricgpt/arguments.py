@@ -18,6 +18,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from . import LyricGPTError
+from .files import write_text
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "sample.yaml"
 
@@ -80,7 +81,7 @@ class ModelArguments:
     hidden_size: int = describe("Width of the model.", 384)
     num_hidden_layers: int = describe("Number of layers.", 6)
     num_attention_heads: int = describe("Number of attention heads.", 6)
-    dropout: float | None = describe("Dropout. Default: that of the variant (classic 0.2, modern 0).", None)
+    dropout: float | None = describe("Dropout of the residual branches and, in classic, of the attention weights. Default: classic 0.2, modern 0.", None)
     sliding_window: int | None = describe("Characters a modern layer attends to. Default: half of block_size.", None)
 
 
@@ -145,7 +146,7 @@ class Arguments(CorpusArguments, ModelArguments, OptimizationArguments, RunArgum
 
     def save(self, path: str | Path) -> None:
         """Writes every field as YAML."""
-        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(Path(path), yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
 
 
 GROUPS = (CorpusArguments, ModelArguments, OptimizationArguments, RunArguments)

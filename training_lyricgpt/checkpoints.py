@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from . import LyricGPTError
-from .files import hash_file, write_json
+from .files import UNFINISHED, hash_file, write_json
 
 KEEP = 2
 NAME = re.compile(r"step-(\d{8})")
@@ -87,7 +87,7 @@ def save_checkpoint(
     target = folder / f"step-{step:08d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:
             staging = Path(temporary) / "checkpoint"
             staging.mkdir()
             weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}

@@ -15,6 +15,8 @@ from transformers import GenerationConfig
 from modeling_lyricgpt import LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 
+from .files import UNFINISHED
+
 WEIGHTS = "model.safetensors"
 TEMPERATURE = 0.9
 MAX_NEW_TOKENS = 1000
@@ -49,7 +51,7 @@ def export_model(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, folde
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == WEIGHTS):

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .arguments import Arguments
-from .files import write_text
+from .files import UNFINISHED, write_text
 
 METRICS = "metrics.jsonl"
 # Validation loss above its best by this many nats, in two evaluations or more, is overfitting and not noise.
@@ -110,8 +110,9 @@ def draw_curves(folder: Path, rows: list[dict[str, Any]]) -> Path:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         axes.margins(y=0.12)
-        axes.legend(frameon=False, fontsize=9, loc="upper right" if above else "lower right")
-    temporary = folder / ".curves.png"
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside upper right", ncols=2)
+    temporary = folder / f"{UNFINISHED}curves.png"
     figure.savefig(temporary, format="png", metadata={"Software": None})
     temporary.replace(folder / "curves.png")
     return folder / "curves.png"

@@ -1,0 +1,91 @@
+"""What takes minutes: kills at random moments, compilation, and the whole way of a new user."""
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT, TINY, options, run
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+
+
+def state(folder):
+    """Losses and samples of every evaluation, and every tensor of the last checkpoint."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    figures = [{k: v for k, v in row.items() if k not in ("chars_per_second", "elapsed_seconds")} for row in rows]
+    checkpoint = max((folder / "checkpoints").glob("step-*"))
+    return figures, {path.name: load_file(path) for path in checkpoint.glob("*.safetensors")}
+
+
+def newest_file(folder):
+    """When a file of a folder was last written; files may come and go meanwhile."""
+    times = [0.0]
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                times.append((Path(root) / name).stat().st_mtime)
+    return max(times)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_killed_at_random_moments_equals_the_run_that_was_never_killed(tmp_path, optimizer):
+    values = TINY | {"max_steps": 150, "eval_interval": 30, "save_interval": 7, "dropout": 0.2, "optimizer": optimizer}
+    whole = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "whole")]
+    assert run(whole).returncode == 0
+    killed = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "killed")]
+    draw = random.Random(0)
+    kills = 0
+    for _ in range(40):
+        process = subprocess.Popen(killed, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        before = newest_file(tmp_path / "killed")
+        while process.poll() is None and newest_file(tmp_path / "killed") == before:
+            time.sleep(0.02)  # until it has written something
+        time.sleep(draw.uniform(0, 3))
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        errors = process.communicate()[1]
+        assert "Traceback" not in errors, errors
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0
+    assert kills >= 3
+    (figures, tensors), (other_figures, other_tensors) = state(tmp_path / "whole"), state(tmp_path / "killed")
+    assert other_figures == figures
+    assert other_tensors.keys() == tensors.keys()
+    for file, values in tensors.items():
+        for name, value in values.items():
+            assert torch.equal(value, other_tensors[file][name]), (file, name)
+    leftovers = list((tmp_path / "killed").rglob(".saving-*"))
+    assert not leftovers, "what a kill cut off is cleared away by the next start"
+
+
+def test_a_compiled_model_trains_to_the_same_figures(tmp_path):
+    rows = {}
+    for compiled in ("true", "false"):
+        folder = tmp_path / compiled
+        command = [sys.executable, "train_hf.py", *options(**TINY, dropout=0.0, compile=compiled, output_dir=folder)]
+        result = run(command, timeout=900)
+        assert result.returncode == 0, result.stderr
+        rows[compiled] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for one, other in zip(rows["true"], rows["false"], strict=True):
+        assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-3)
+    assert run([sys.executable, "-m", "training_lyricgpt.sample", tmp_path / "true"]).returncode == 0
+
+
+@pytest.mark.timeout(1800)
+def test_the_sample_configuration_learns_to_spell(tmp_path):
+    command = ["train_hf.py", "--config", "configs/sample.yaml", f"--output_dir={tmp_path / 'sample'}"]
+    result = run([sys.executable, *command], timeout=1500)
+    assert result.returncode == 0, result.stderr
+    assert "A song it just wrote:" in result.stdout
+    share = run([sys.executable, "benchmarks/known_words.py", tmp_path / "sample", "--json"])
+    assert json.loads(share.stdout)["sampled"] >= 0.85
