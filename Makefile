@@ -6,12 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/sample.yaml
 ARGS ?=
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
 .PHONY: train test test-slow lint format demo clean
 
 train: $(VENV)/.installed
-	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train_hf.py --config $(CONFIG) $(ARGS)
+	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml --num_cpu_threads_per_process $(CORES) \
+		train_hf.py --config $(CONFIG) $(ARGS)
 
 test: $(VENV)/.installed-test lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not slow"

@@ -149,7 +149,6 @@ def model_card(
         model_name=f"lyricgpt-{name}",
         library_name="transformers",
         pipeline_tag="text-generation",
-        license="apache-2.0",
         tags=["lyricgpt", "character-level", "lyrics", "custom_code"],
         eval_results=[
             EvalResult(
@@ -193,7 +192,7 @@ An empty prompt starts a new song; any other prompt is continued. Songs may be l
 ## Figures
 
 Best validation loss **{best["val_loss"]:.4f}** nats a character ({best["val_bits_per_char"]:.4f} bits), accuracy
-{best["val_accuracy"]:.4f}, at step {best["step"]:,}; these are the weights in this repository. {turned or ""}
+{best["val_accuracy"]:.4f}, at step {best["step"]:,}; these are the weights in this repository.{f" {turned[0].upper()}{turned[1:]}." if turned else ""}
 
 ![Loss and accuracy of both splits over the steps](curves.png)
 
@@ -207,8 +206,7 @@ Best validation loss **{best["val_loss"]:.4f}** nats a character ({best["val_bit
 
 The text was taken {cleaned}, split by {corpus["split"]}: {plural(corpus["tokens"]["train"], "token")} for training,
 {plural(corpus["tokens"]["validation"], "token")} held out, {plural(corpus["songs"], "song")} read,
-{plural(corpus["skipped_empty"], "empty row")} skipped. The licence of the data is that of its owner; the licence above
-is that of the code and the weights' author.
+{plural(corpus["skipped_empty"], "empty row")} skipped.
 
 ## Recipe
 
@@ -227,6 +225,11 @@ Seed {best["sample_seed"]}, step {best["step"]:,}:
 
 It spells and rhymes by ear and understands nothing; it may repeat passages of the songs it was trained on. It knows
 only the characters of its alphabet.
+
+## Licence
+
+The code in this repository is Apache-2.0. The songs belong to their owners; no licence is stated here for them, nor for
+the weights that were trained on them.
 """
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")
 
