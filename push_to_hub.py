@@ -18,8 +18,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import httpx2
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
@@ -36,6 +37,8 @@ TOLERANCE = 1e-5
 
 PROOF = """
 import json, sys
+for name in ("modeling_lyricgpt", "tokenization_lyricgpt", "training_lyricgpt", "train_hf"):
+    sys.modules[name] = None  # importing this project fails from here on, installed or not
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
@@ -99,11 +102,14 @@ def prove(source: str, revision: str | None, run: Path) -> str:
     with torch.no_grad():
         logits = model(ids).logits[0, -1]
     with tempfile.TemporaryDirectory(prefix="lyricgpt-proof-") as home:
-        # -I leaves this project out of the path; an empty HF_HOME leaves every cache out of the way.
-        token = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        # An empty HF_HOME leaves every cache out of the way.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        environment["HF_HOME"] = home
+        if (token := get_token()) is not None:  # which `hf auth login` keeps in the real HF_HOME
+            environment["HF_TOKEN"] = token
         result = subprocess.run(
             [sys.executable, "-I", "-c", PROOF, source, revision or "", text],
-            env=token | {"HF_HOME": home},
+            env=environment,
             cwd=home,
             capture_output=True,
             text=True,
@@ -128,6 +134,8 @@ def upload(folder: Path, repository: str, private: bool, message: str) -> tuple[
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.repo_info(repository).private:
+            raise LyricGPTError(f"{repository} exists and is public; say --public if that is what you want")
         commit = api.upload_folder(folder_path=folder, repo_id=repository, commit_message=message)
     except LocalTokenNotFoundError:
         raise LyricGPTError("no Hugging Face token: run `hf auth login`, or set HF_TOKEN") from None
@@ -141,7 +149,7 @@ def upload(folder: Path, repository: str, private: bool, message: str) -> tuple[
             404: f"there is no such user or organisation: {repository.split('/')[0]}",
         }.get(status, "try again")
         raise LyricGPTError(f"the Hub refused ({status}): {advice}. It said: {error}") from None
-    except OSError as error:
+    except (OSError, httpx2.HTTPError) as error:
         raise LyricGPTError(f"the Hub could not be reached: {error}") from None
     return str(address), commit.oid
 

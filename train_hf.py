@@ -9,16 +9,13 @@ evaluate -> forward -> backward -> step -> log. Notable:
 - The same command goes on after anything; SIGINT and SIGTERM finish the step, save, and say how.
 """
 
-import ctypes
 import math
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import datasets
 import numpy as np
@@ -31,10 +28,11 @@ from tqdm import tqdm
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, describe_differences, load_arguments, parse_arguments
-from training_lyricgpt.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from training_lyricgpt.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from training_lyricgpt.devices import Stop, keep_freed_memory, start_accelerator, use_all_cores
 from training_lyricgpt.evaluation import evaluate_split
 from training_lyricgpt.export import WEIGHTS, export_model, generation_config
-from training_lyricgpt.files import UNFINISHED, clear_unfinished, read_json, write_json
+from training_lyricgpt.files import UNFINISHED, clear_unfinished, lock_folder, read_json, saving, write_json
 from training_lyricgpt.optimization import build_optimizers, learning_rate, set_learning_rate
 from training_lyricgpt.reports import (
     TABLE_HEAD,
@@ -45,70 +43,11 @@ from training_lyricgpt.reports import (
     write_metrics,
     write_reports,
 )
-from training_lyricgpt.sample import load_run, write_song
+from training_lyricgpt.sample import encode_prompt, load_run, write_song
 from training_lyricgpt.tokens import TokenizedCorpus, batch_offsets, evaluation_offsets, load_corpus
 
 SAMPLE_CHARACTERS = 300
 SPLIT_NAMES = {"train": "train", "val": "validation"}
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Devices
-
-
-def use_all_cores() -> None:
-    """Gives each local process its share of the cores; `accelerate launch` without a GPU gives each only one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if int(os.environ.get("OMP_NUM_THREADS", "1")) == 1:
-        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
-
-def keep_freed_memory() -> None:
-    """Keeps glibc from handing every large buffer back to the system and faulting it in again at the next step."""
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of <malloc.h>
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
-
-
-def start_accelerator(args: Arguments) -> Accelerator:
-    """The accelerator of this machine, with the tracker that was asked for."""
-    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-    return Accelerator(
-        # Several processes on a CPU find each other only if told that it is one.
-        cpu=wants_cpu or not torch.accelerator.is_available(),
-        mixed_precision=args.mixed_precision,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=None if args.tracker == "none" else args.tracker,
-        project_dir=args.output_dir,
-    )
-
-
-class Stop:
-    """Whether the run was asked to stop, by a signal or because its launcher is gone."""
-
-    def __init__(self):
-        self.reason = None
-        # A launcher that is killed leaves its process behind, unsignalled.
-        self.launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.reason and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait
-        self.reason = signal.Signals(number).name
-
-    def requested(self, accelerator: Accelerator, may_wait: bool) -> bool:
-        """The same answer on every process; several processes ask each other only if they may wait for each other."""
-        if self.launcher is not None and os.getppid() != self.launcher:
-            self.reason = self.reason or "the end of its launcher"
-        if accelerator.num_processes == 1:
-            return self.reason is not None
-        if not may_wait:
-            return False
-        flag = torch.tensor([int(self.reason is not None)], device=accelerator.device)
-        return bool(accelerator.gather(flag).sum() > 0)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -119,7 +58,8 @@ def check_folder(args: Arguments, corpus: TokenizedCorpus) -> bool:
     """Whether `output_dir` holds a run that goes on.
 
     Raises:
-        LyricGPTError: it holds another run, or files that are none; nothing is ever overwritten.
+        LyricGPTError: it holds another run, or files that are none, or a run whose checkpoints are gone; nothing is
+            ever overwritten.
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
@@ -130,16 +70,26 @@ def check_folder(args: Arguments, corpus: TokenizedCorpus) -> bool:
         raise LyricGPTError(f"output_dir {folder} is not empty and holds no run; choose another --output_dir")
     if args.resume == "never":
         raise LyricGPTError(f"output_dir {folder} holds a run and resume is 'never'; choose another --output_dir")
-    differences = describe_differences(load_arguments(folder / "run.yaml"), args)
+    before, rows = load_arguments(folder / "run.yaml"), read_metrics(folder)
+    if not rows and not list_checkpoints(folder / "checkpoints"):
+        return False  # it was stopped before there was anything to lose
+    differences = describe_differences(before, args)
     if (folder / "corpus.json").exists() and not differences:
-        before, now = read_json(folder / "corpus.json")["checksum"], corpus.report["checksum"]
-        if before != now:
-            differences.append(f"corpus: checksum {before[:12]}… in the run, {now[:12]}… now")
+        then, now = read_json(folder / "corpus.json")["checksum"], corpus.report["checksum"]
+        if then != now:
+            differences.append(f"corpus: checksum {then[:12]}… in the run, {now[:12]}… now")
     if differences:
         listed = "\n  ".join(differences)
         raise LyricGPTError(
             f"output_dir {folder} holds another run. It differs in\n  {listed}\n"
             "Choose another --output_dir, or repeat the run's own settings to go on with it"
+        )
+    checkpoint, complaints = latest_checkpoint(folder / "checkpoints")
+    if checkpoint is None and rows and rows[-1]["step"] >= before.save_interval and not args.eval_only:
+        raise LyricGPTError(
+            f"the run in {folder} has come to step {rows[-1]['step']}, but none of its checkpoints can be read"
+            f"{''.join(f'; {complaint}' for complaint in complaints)}. Starting again would overwrite its model: restore "
+            "the folder checkpoints/, or choose another --output_dir"
         )
     return True
 
@@ -237,7 +187,8 @@ def train(args: Arguments, launch: str) -> None:
             f"batch_size {args.batch_size} is not divisible by {accelerator.num_processes} process(es) x "
             f"{args.gradient_accumulation_steps} gradient_accumulation_steps = {parts}"
         )
-    stop = Stop()
+    if args.mixed_precision == "fp16" and (accelerator.device.type == "cpu" or args.optimizer == "muon"):
+        raise LyricGPTError("mixed_precision fp16 needs a GPU and the optimizer adamw; use bf16, or no")
 
     def say(message: str) -> None:
         if is_main:
@@ -248,13 +199,16 @@ def train(args: Arguments, launch: str) -> None:
     corpus = load_corpus(args)
     report = corpus.report
     folder = Path(args.output_dir)
+    encode_prompt(corpus.tokenizer, args.sample_prompt)  # a prompt that cannot be read is said now, not hours later
+    lock = lock_folder(folder) if is_main and not args.eval_only else None
     going_on = check_folder(args, corpus)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
     if is_main and not args.eval_only:
-        folder.mkdir(parents=True, exist_ok=True)
-        clear_unfinished(folder)
-        args.save(folder / "run.yaml")
-        write_json(folder / "corpus.json", report)
+        with saving(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            clear_unfinished(folder)
+            args.save(folder / "run.yaml")
+            write_json(folder / "corpus.json", report)
     say(
         f"corpus: {report['songs']:,} songs or documents ({report['skipped_empty']:,} empty rows skipped), "
         f"{report['tokens']['train']:,} characters for training, {report['tokens']['validation']:,} held out, "
@@ -302,7 +256,7 @@ def train(args: Arguments, launch: str) -> None:
     step, rows, elapsed = 0, read_metrics(folder), 0.0
     checkpoint, complaints = latest_checkpoint(folder / "checkpoints")
     for complaint in complaints:
-        say(f"warning: {complaint}")
+        say(f"warning: {complaint}; going back to the one before it")
     if checkpoint is not None:
         load_checkpoint(checkpoint, bare_model, bare_optimizers)
         step, elapsed = checkpoint.step, checkpoint.state["elapsed_seconds"]
@@ -352,11 +306,12 @@ def train(args: Arguments, launch: str) -> None:
                 max_new_tokens=SAMPLE_CHARACTERS,
             )
             bare_model.train(was_training)
-            if not rows or row["val_loss"] < best_evaluation(rows)["val_loss"]:
-                export_model(bare_model, corpus.tokenizer, folder)
-            rows.append(row | {"sample_seed": seed, "sample": text})
-            write_metrics(folder, rows)
-            write_reports(folder, args, report, rows, parameters)
+            with saving(folder):
+                if not rows or row["val_loss"] < best_evaluation(rows)["val_loss"]:
+                    export_model(bare_model, corpus.tokenizer, folder)
+                rows.append(row | {"sample_seed": seed, "sample": text})
+                write_metrics(folder, rows)
+                write_reports(folder, args, report, rows, parameters)
             say(table_line(row))
         else:
             rows.append(row)
@@ -364,6 +319,7 @@ def train(args: Arguments, launch: str) -> None:
         accelerator.wait_for_everyone()
 
     # The loop
+    stop, stopped_by = Stop(), None
     characters_a_step = args.batch_size * args.block_size
     started = interval_started = time.perf_counter()
     interval_steps = 0
@@ -389,7 +345,7 @@ def train(args: Arguments, launch: str) -> None:
             say(f"early stopping: no better validation loss in {args.early_stopping} evaluations")
             save(step)
             break
-        if stop.requested(accelerator, may_wait=step % args.log_interval == 0):
+        if stopped_by := stop.requested(accelerator, is_logging=step % args.log_interval == 0):
             break
 
         rate = set_learning_rate(args, bare_optimizers, step)
@@ -413,15 +369,17 @@ def train(args: Arguments, launch: str) -> None:
     bar.close()
 
     # The end
-    if stop.reason and step < args.max_steps:
+    if stopped_by:
         save(step)
         accelerator.end_training()
         say(
-            f"stopped by {stop.reason} at step {step:,} of {args.max_steps:,}; saved. To go on, run the same command:\n  {launch}"
+            f"stopped by {stopped_by.name} at step {step:,} of {args.max_steps:,}; saved. To go on, run the same command:\n  {launch}"
         )
-        sys.exit(130 if stop.reason == "SIGINT" else 143)
+        sys.exit(128 + stopped_by)
     finish(args, accelerator, folder, rows, say)
     accelerator.end_training()
+    if lock is not None:
+        lock.release()
 
 
 def finish(
@@ -448,6 +406,9 @@ if __name__ == "__main__":
     try:
         main()
     except LyricGPTError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine
             print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; what was saved before is whole, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

@@ -16,8 +16,8 @@ from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from train_hf import use_all_cores
 from training_lyricgpt.arguments import load_arguments
+from training_lyricgpt.devices import use_all_cores
 from training_lyricgpt.sample import load_run, write_song
 from training_lyricgpt.tokens import load_corpus
 

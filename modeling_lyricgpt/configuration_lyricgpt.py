@@ -110,8 +110,18 @@ class LyricGPTConfig(PreTrainedConfig):
         if self.hidden_dropout is None:
             self.hidden_dropout = 0.0 if modern else 0.2
         if modern:
+            if self.hidden_size // self.num_attention_heads % 2:
+                raise ValueError(
+                    f"hidden_size {self.hidden_size} / num_attention_heads {self.num_attention_heads} is odd, and rotary "
+                    f"positions turn pairs; choose a hidden_size that is a multiple of {2 * self.num_attention_heads}"
+                )
             if self.sliding_window is None:
                 self.sliding_window = max(1, self.max_position_embeddings // 2)
+            if not 1 <= self.sliding_window <= self.max_position_embeddings:
+                raise ValueError(
+                    f"sliding_window {self.sliding_window} must lie between 1 and max_position_embeddings "
+                    f"{self.max_position_embeddings}"
+                )
             # Only `modern` has rotary positions; a declared field would give `classic` parameters that it does not use.
             self.rope_parameters = kwargs.pop("rope_parameters", None)
         else:

@@ -310,8 +310,8 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
+        past_seen_tokens = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
-            past_seen_tokens = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_seen_tokens
             position_ids = position_ids.unsqueeze(0)  # (1, T)
 
@@ -334,9 +334,11 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
         if self.config.variant == "modern":
             position_embeddings = self.rotary_emb(hidden_states, position_ids)
         else:
-            if inputs_embeds.shape[1] > self.config.max_position_embeddings:
+            # A static cache counts on the device: reading it there would cost a synchronisation each step.
+            total = inputs_embeds.shape[1] + (past_seen_tokens if isinstance(past_seen_tokens, int) else 0)
+            if total > self.config.max_position_embeddings:
                 raise ValueError(
-                    f"{inputs_embeds.shape[1]} characters in one forward pass, but this model has "
+                    f"{total} characters, cached ones included, but this model has "
                     f"{self.config.max_position_embeddings} positions: shorten the input to that (`generate` goes on "
                     "past it by itself)"
                 )
@@ -426,6 +428,15 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
 
+    def _get_candidate_generator(self, generation_config, *args, **kwargs):
+        block_size = self.config.max_position_embeddings
+        if self.config.variant == "classic" and generation_config.max_length > block_size:
+            raise ValueError(
+                f"assisted and prompt-lookup decoding of a classic model stay within its block of {block_size} characters, "
+                f"but {generation_config.max_length} were asked for; lower max_new_tokens, or leave the assistant out"
+            )
+        return super()._get_candidate_generator(generation_config, *args, **kwargs)
+
     def _window_start(self, length: torch.Tensor) -> torch.Tensor:
         """First character that a `classic` model still sees in a row of `length` characters; a multiple of half a block."""
         block_size = self.config.max_position_embeddings
@@ -451,8 +462,9 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         if self.config.variant == "classic" and total_length > self.config.max_position_embeddings:
             if input_ids.shape[1] < total_length:
                 raise ValueError(
-                    f"{total_length} positions do not fit into the block of {self.config.max_position_embeddings}, and "
-                    "inputs_embeds cannot be read again from a later start: pass input_ids, or generate fewer tokens"
+                    f"{total_length} positions do not fit into the block of {self.config.max_position_embeddings}, and only "
+                    f"{input_ids.shape[1]} are given as input_ids: a classic model reads the text again from a later "
+                    "start, so pass all of it (no inputs_embeds, no prefill in chunks), or generate fewer tokens"
                 )
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids)
@@ -461,8 +473,11 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             start = self._window_start(length)  # (B, 1)
             cached = past_key_values.get_seq_length() if past_key_values is not None else 0
             new = next_sequence_length if cached and next_sequence_length else 0
-            if new and not torch.equal(start, self._window_start(length - new)):
-                past_key_values.reset()  # some row's window moves on: all rows are read again from their start
+            moves = bool(cached) and not (new and torch.equal(start, self._window_start(length - new)))
+            # All rows are read again from their start when some row's window moves on, when padding fills the block,
+            # and when a cache comes from outside, which holds nobody knows which window.
+            if moves or (cached and is_first_iteration) or cached + new > self.config.max_position_embeddings:
+                past_key_values.reset()
                 new = 0
             width = cached + new if new else int((length - start).max())
             attention_mask = attention_mask[:, -width:] * (index[:, -width:] >= start)

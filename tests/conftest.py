@@ -83,9 +83,16 @@ def train(*arguments, **values):
     return python("train_hf.py", *options(**(TINY | values)), *arguments)
 
 
+ALONE = """
+import sys
+for name in ("modeling_lyricgpt", "tokenization_lyricgpt", "training_lyricgpt", "train_hf", "push_to_hub"):
+    sys.modules[name] = None  # importing it fails from here on, installed or not
+"""
+
+
 def isolated(code, *arguments, cwd="/"):
     """Runs code in a process that cannot import this project."""
-    return run([sys.executable, "-I", "-c", code, *arguments], cwd=cwd)
+    return run([sys.executable, "-I", "-c", ALONE + code, *arguments], cwd=cwd)
 
 
 def write_songs(path, texts, encoding="utf-8", titles=None):

@@ -1,5 +1,6 @@
 """Whatever a user gets wrong: one message that says what and what to do, no traceback, nothing lost."""
 
+import shutil
 import sys
 
 import pytest
@@ -141,6 +142,66 @@ def test_a_prompt_with_unknown_characters_is_an_error_without_unk(tmp_path):
     result = train(output_dir=tmp_path / "run", special_tokens="false", alphabet="corpus", max_steps=2)
     assert result.returncode == 0, result.stderr
     assert_refused(sample(tmp_path / "run", "--prompt", "Café"), "'é' (U+00E9)", "special_tokens: true")
+    known = sample(tmp_path / "run", "--prompt", "The sea", "--max_new_tokens", "10")
+    assert known.returncode == 0, known.stderr
+    assert known.stdout.startswith("The sea")
+
+
+def test_a_sample_prompt_that_cannot_be_read_is_said_before_training(tmp_path):
+    options = {"special_tokens": "false", "alphabet": "corpus", "output_dir": tmp_path / "run"}
+    assert_refused(train(**options, sample_prompt="Café"), "prompt: ", "'é' (U+00E9)")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_held_out_characters_without_unk_name_the_way_out(tmp_path, make_songs):
+    path = write_songs(tmp_path / "songs.csv", make_songs(10))
+    held_out = write_songs(tmp_path / "held_out.csv", ["☃ " * 60])
+    result = train(dataset=path, validation_file=held_out, special_tokens="false", output_dir=tmp_path / "run")
+    assert_refused(result, "'☃' (U+2603)", "alphabet: corpus")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rate": 0}, "learning_rate is 0.0"),
+        ({"learning_rate": "nan"}, "learning_rate is nan"),
+        ({"seed": -1}, "seed is -1"),
+        ({"sliding_window": 0}, "sliding_window is 0"),
+        ({"sliding_window": 64}, "sliding_window 64 is larger than block_size 32"),
+        ({"hidden_size": 30}, "rotary positions turn pairs; choose a hidden_size that is a multiple of 4"),
+        ({"beta2": 1}, "beta2 is 1.0"),
+        ({"dropout": 1}, "dropout is 1.0"),
+        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"tracker": "wandb"}, "pip install wandb"),
+    ],
+    ids=lambda value: "-".join(map(str, *value.items())) if isinstance(value, dict) else "",
+)
+def test_values_that_cannot_make_a_run(tmp_path, values, message):
+    assert_refused(train(**values, output_dir=tmp_path / "run"), message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_started_again_over_its_model(tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    shutil.rmtree(folder / "checkpoints")
+    weights = (folder / "model.safetensors").read_bytes()
+    assert_refused(
+        train(output_dir=folder, max_steps=40), "none of its checkpoints can be read", "another --output_dir"
+    )
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(tmp_path):
+    from training_lyricgpt.files import lock_folder
+
+    with lock_folder(tmp_path / "run"):
+        assert_refused(train(output_dir=tmp_path / "run"), "another process is training in")
+
+
+def test_a_run_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_refused(train(output_dir=tmp_path / "file" / "run"), "cannot be written", "same command again")
 
 
 def test_sampling_from_a_folder_without_a_model(tmp_path):

@@ -57,10 +57,18 @@ def test_it_holds_safetensors_and_json_only(tmp_path):
 def test_the_newest_two_are_kept(tmp_path):
     model, optimizers = build()
     advance(model, optimizers, 1)
-    for step in (1, 2, 10, 3):
+    for step in (1, 2, 10):
         save_checkpoint(tmp_path, step, model, optimizers, {})
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000010", "step-00000003"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000010"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000010", "step-00000002"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000010"]
+
+
+def test_after_going_back_the_checkpoints_of_later_steps_make_room(tmp_path):
+    model, optimizers = build()
+    advance(model, optimizers, 1)
+    for step in (10, 20, 5):
+        save_checkpoint(tmp_path, step, model, optimizers, {})
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000005"]
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_characters_that_only_validation_has_become_unk_and_are_counted(tmp_path
 def test_without_special_tokens_such_characters_are_an_error_with_the_way_out(tmp_path, make_songs):
     train = write_songs(tmp_path / "a.csv", make_songs(10))
     held_out = write_songs(tmp_path / "b.csv", ["☃ " * 30])
-    with pytest.raises(ValueError, match=r"'☃'.*alphabet: corpus"):
+    with pytest.raises(LyricGPTError, match=r"'☃'.*alphabet: corpus"):
         load_corpus(arguments(train, validation_file=held_out, special_tokens="false"))
 
 
@@ -265,7 +265,7 @@ def test_evaluation_windows_are_fixed_and_differ_between_the_splits():
     assert draw("train") == draw("train") != draw("validation")
 
 
-def test_a_small_split_is_evaluated_whole_and_once():
+def test_a_small_split_is_evaluated_whole():
     length = 10 * BLOCK + 7
     offsets = evaluation_offsets(1, "validation", 64, length, BLOCK)
     predicted = {offset + 1 + index for offset in offsets for index in range(BLOCK)}

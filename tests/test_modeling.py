@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import isolated
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 
@@ -142,11 +142,52 @@ def test_the_cache_never_holds_more_than_the_window(model):
     assert output.past_key_values.layers[0].keys.shape[-2] <= BLOCK
 
 
+def test_a_cache_from_outside_goes_on_past_the_block(model):
+    options = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": 30}
+    ids = prompts(10)["input_ids"]
+    cache = DynamicCache(config=model.config)
+    text = ids
+    for _ in range(3):
+        text = model.generate(text, attention_mask=torch.ones_like(text), past_key_values=cache, **options)
+    at_once = model.generate(ids, do_sample=False, pad_token_id=0, max_new_tokens=90)
+    assert torch.equal(text, at_once)
+
+
+def test_a_static_cache_gives_the_same_songs_even_if_padding_fills_the_block(model):
+    inputs = prompts(BLOCK)
+    inputs["attention_mask"][:, : BLOCK - 10] = 0
+    options = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": 2 * BLOCK}
+    static = model.generate(**inputs, **options, cache_implementation="static", disable_compile=True)
+    assert torch.equal(static, model.generate(**inputs, **options))
+
+
+def test_modes_that_cannot_go_past_the_block_say_so_before_they_start(model):
+    ids = prompts(10)["input_ids"]
+    options = {"do_sample": False, "pad_token_id": 0, "prompt_lookup_num_tokens": 3}
+    within = model.generate(ids, max_new_tokens=BLOCK - 10, **options)
+    assert torch.equal(within, model.generate(ids, max_new_tokens=BLOCK - 10, do_sample=False, pad_token_id=0))
+    if model.config.variant == "modern":
+        past = model.generate(ids, max_new_tokens=90, **options)
+        assert torch.equal(past, model.generate(ids, max_new_tokens=90, do_sample=False, pad_token_id=0))
+    else:
+        with pytest.raises(ValueError, match="stay within its block of 32 characters, but 100 were asked for"):
+            model.generate(ids, max_new_tokens=90, **options)
+
+
+def test_cached_and_new_characters_together_past_the_positions_are_refused():
+    model = LyricGPTForCausalLM(
+        LyricGPTConfig(block_size=BLOCK, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    )
+    cache = model(prompts(30)["input_ids"], use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=rf"35 characters, cached ones included, .* {BLOCK} positions"):
+        model(prompts(5)["input_ids"], past_key_values=cache)
+
+
 def test_more_characters_than_positions_in_one_pass_are_refused_with_both_numbers():
     model = LyricGPTForCausalLM(
         LyricGPTConfig(block_size=BLOCK, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     )
-    with pytest.raises(ValueError, match=rf"40 characters .* {BLOCK} positions"):
+    with pytest.raises(ValueError, match=rf"40 characters, .* {BLOCK} positions"):
         model(prompts(40)["input_ids"])
 
 
@@ -174,10 +215,14 @@ def test_importing_the_package_registers_the_auto_classes(model, tmp_path):
 
 
 LOAD_EVERYTHING = """
-import sys, importlib.util
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
-assert importlib.util.find_spec("modeling_lyricgpt") is None, "the project is importable"
+try:
+    import modeling_lyricgpt
+except ImportError:
+    pass
+else:
+    raise AssertionError("the project is importable")
 run = sys.argv[1]
 config = AutoConfig.from_pretrained(run, trust_remote_code=True)
 base = AutoModel.from_pretrained(run, trust_remote_code=True)

@@ -30,7 +30,11 @@ def test_a_turned_validation_loss_is_called_overfitting_with_its_figures():
 
 @pytest.mark.parametrize("validation", [[4, 2, 1], [4, 2, 1, 1.2], [4, 2, 1, 1.005, 1.004], [4]])
 def test_a_falling_or_noisy_loss_is_not(validation):
-    assert overfitting(rows(validation)) is None
+    assert overfitting(rows(validation, [4 / (index + 1) for index in range(len(validation))])) is None
+
+
+def test_divergence_is_not_called_overfitting():
+    assert overfitting(rows([1, 2, 3], [0.9, 1.9, 2.9])) is None
 
 
 def test_the_best_evaluation_is_the_earliest_of_equals():

@@ -9,6 +9,7 @@ Notable:
 
 import dataclasses
 import difflib
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ MAY_CHANGE = (
     "save_interval",
     "early_stopping",
     "tracker",
+    "sample_prompt",
     "output_dir",
     "resume",
 )
@@ -81,7 +83,10 @@ class ModelArguments:
     hidden_size: int = describe("Width of the model.", 384)
     num_hidden_layers: int = describe("Number of layers.", 6)
     num_attention_heads: int = describe("Number of attention heads.", 6)
-    dropout: float | None = describe("Dropout of the residual branches and, in classic, of the attention weights. Default: classic 0.2, modern 0.", None)
+    dropout: float | None = describe(
+        "Dropout of the residual branches and, in classic, of the attention weights. Default: classic 0.2, modern 0.",
+        None,
+    )
     sliding_window: int | None = describe("Characters a modern layer attends to. Default: half of block_size.", None)
 
 
@@ -242,14 +247,36 @@ def check_arguments(args: Arguments) -> None:
         raise LyricGPTError(f"validation_fraction is {args.validation_fraction}; it must lie between 0 and 1")
     for name in ("dropout", "decay_fraction"):
         value = getattr(args, name)
-        if value is not None and not 0 <= value <= 1:
+        if (value is not None and not 0 <= value <= 1) or (name == "dropout" and value == 1):
             raise LyricGPTError(f"{name} is {value}; it must lie between 0 and 1")
-    if args.max_songs is not None and args.max_songs < 1:
-        raise LyricGPTError(f"max_songs is {args.max_songs}; it must be at least 1")
+    for name in ("max_songs", "sliding_window"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1")
+    for name in ("learning_rate", "muon_learning_rate"):
+        if not 0 < getattr(args, name) < float("inf"):
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be above 0")
+    for name in ("min_learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "early_stopping"):
+        if not 0 <= getattr(args, name) < float("inf"):
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be 0 or more")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(args, name) < 1:
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 0 and below 1")
+    for name in ("seed", "split_seed"):
+        if not 0 <= getattr(args, name) < 2**32:
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 0 and below 2**32")
+    if args.sliding_window is not None and args.sliding_window > args.block_size:
+        raise LyricGPTError(f"sliding_window {args.sliding_window} is larger than block_size {args.block_size}")
+    if args.tracker != "none" and importlib.util.find_spec(args.tracker) is None:
+        raise LyricGPTError(f"tracker is {args.tracker!r}, which is not installed: pip install {args.tracker}")
     if args.hidden_size % args.num_attention_heads:
         raise LyricGPTError(
             f"hidden_size {args.hidden_size} is not divisible by num_attention_heads {args.num_attention_heads}; "
             f"the nearest that is: {max(1, round(args.hidden_size / args.num_attention_heads)) * args.num_attention_heads}"
+        )
+    if args.variant == "modern" and args.hidden_size // args.num_attention_heads % 2:
+        raise LyricGPTError(
+            f"hidden_size {args.hidden_size} / num_attention_heads {args.num_attention_heads} is odd, and rotary positions "
+            f"turn pairs; choose a hidden_size that is a multiple of {2 * args.num_attention_heads}"
         )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -75,7 +76,7 @@ def save_checkpoint(
     optimizers: list[torch.optim.Optimizer],
     state: dict[str, Any],
 ) -> Path:
-    """Writes `folder/step-XXXXXXXX/` and removes all but the newest two checkpoints.
+    """Writes `folder/step-XXXXXXXX/` and removes all but the newest two checkpoints up to it.
 
     Args:
         folder: The run's `checkpoints` folder.
@@ -107,13 +108,16 @@ def save_checkpoint(
             if target.exists():
                 shutil.rmtree(target)
             os.replace(staging, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise LyricGPTError(
             f"the checkpoint of step {step} could not be written to {folder}: {error}. Earlier checkpoints are "
             "untouched; mend the cause and run the same command again"
         ) from error
-    for old in list_checkpoints(folder)[KEEP:]:
-        shutil.rmtree(old)
+    # One of a later step is damaged, or this run would have gone on from it.
+    kept = [path for path in list_checkpoints(folder) if path.name <= target.name][:KEEP]
+    for old in list_checkpoints(folder):
+        if old not in kept:
+            shutil.rmtree(old)
     return target
 
 
@@ -154,7 +158,7 @@ def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         try:
             return read_checkpoint(path), complaints
         except ValueError as error:
-            complaints.append(f"checkpoint {path.name} is damaged ({error}); going back to the one before it")
+            complaints.append(f"checkpoint {path.name} is damaged ({error})")
     return None, complaints
 
 

@@ -1,14 +1,19 @@
 """Files that are whole or not there: atomic writes, checksums, and the folder that prepared corpora are kept in."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from . import LyricGPTError
 
 
 def cache_folder() -> Path:
@@ -48,6 +53,35 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Says what to do when a run's files cannot be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise LyricGPTError(
+            f"{folder} cannot be written: {error}. What was saved before is whole; mend the cause and run the same "
+            "command again"
+        ) from error
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Takes a run folder for this process; the lock goes with the process, whatever ends it.
+
+    Raises:
+        LyricGPTError: another process of this machine trains in it and does not end within ten seconds.
+    """
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+    path = cache_folder() / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=10)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LyricGPTError(f"another process is training in {folder}; wait for it, or choose another folder") from None
+    return lock
 
 
 def read_json(path: Path) -> Any:

@@ -61,11 +61,11 @@ def best_evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def overfitting(rows: list[dict[str, Any]]) -> str | None:
-    """A sentence if the validation loss has turned: above its best at each of the last two evaluations or more."""
+    """A sentence if the validation loss has turned while the training loss goes on falling, in two evaluations or more."""
     best = best_evaluation(rows)
     later = [row for row in rows if row["step"] > best["step"]]
     rise = min((row["val_loss"] - best["val_loss"] for row in later[-2:]), default=0.0)
-    if len(later) < 2 or rise < OVERFITTING_MARGIN:
+    if len(later) < 2 or rise < OVERFITTING_MARGIN or rows[-1]["train_loss"] >= best["train_loss"]:
         return None
     return (
         f"overfitting: the validation loss was lowest at step {best['step']} ({best['val_loss']:.4f}) and has risen to "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, set_seed
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
@@ -55,7 +56,7 @@ def load_run(run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
     try:
         model = AutoModelForCausalLM.from_pretrained(run).eval()
         tokenizer = LyricGPTTokenizer.from_pretrained(run)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise LyricGPTError(f"no model could be loaded from {run!r}: {error}") from error
     if not isinstance(model, LyricGPTForCausalLM):
         raise LyricGPTError(f"{run} holds a {type(model).__name__}, not a LyricGPT")
@@ -75,7 +76,7 @@ def encode_prompt(tokenizer: LyricGPTTokenizer, prompt: str) -> tuple[dict[str, 
     except UnknownCharacterError as error:
         raise LyricGPTError(f"prompt: {error}") from None
     remark = None
-    if (inputs.input_ids == tokenizer.unk_token_id).any():
+    if tokenizer.unk_token_id is not None and (inputs.input_ids == tokenizer.unk_token_id).any():
         unknown = set(prompt.replace(tokenizer.unk_token, "")).difference(tokenizer.get_vocab())
         remark = (
             f"the model has never seen {describe_characters(unknown)}; read as {tokenizer.unk_token}. "
@@ -97,7 +98,7 @@ def write_song(
     """
     inputs, _ = encode_prompt(tokenizer, prompt)
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    set_seed(seed)
+    set_seed(seed % 2**32)
     output = model.generate(**inputs, **options)[0]
     return tokenizer.decode(output, skip_special_tokens=True)
 
@@ -114,7 +115,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.num_samples < 1:
         raise LyricGPTError(f"--num_samples is {args.num_samples}; it must be at least 1")
-    if args.temperature is not None and args.temperature < 0:
+    if args.max_new_tokens is not None and args.max_new_tokens < 1:
+        raise LyricGPTError(f"--max_new_tokens is {args.max_new_tokens}; it must be at least 1")
+    if args.temperature is not None and not 0 <= args.temperature < float("inf"):
         raise LyricGPTError(f"--temperature is {args.temperature}; it must be 0 (always the likeliest) or more")
     model, tokenizer = load_run(args.run)
     options = {name: value for name in ("temperature", "max_new_tokens") if (value := getattr(args, name)) is not None}

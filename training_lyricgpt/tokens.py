@@ -6,7 +6,8 @@ Notable:
   an index of path, size and modification time spares hashing a file again.
 - A batch is a pure function of (seed, step): its window offsets are raw Philox output (a counter-based generator,
   https://numpy.org/doc/stable/reference/random/bit_generators/philox.html) keyed by them. There is no sampler state.
-- Evaluation windows are fixed by (seed, split); a split with fewer windows than asked for is read whole, once.
+- Evaluation windows are fixed by (seed, split); a split with fewer windows than asked for is read whole (its last window overlaps
+  the one before it).
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from datasets import Dataset
 from filelock import FileLock
 
 from tokenization_lyricgpt import LyricGPTTokenizer
+from tokenization_lyricgpt.tokenization_lyricgpt import UnknownCharacterError
 
 from . import LyricGPTError
 from .arguments import Arguments
@@ -78,7 +80,7 @@ def batch_offsets(seed: int, step: int, batch_size: int, tokens: int, block_size
 
 
 def evaluation_offsets(seed: int, split: str, windows: int, tokens: int, block_size: int) -> np.ndarray:
-    """Window offsets of an evaluation: `windows` random ones, or the whole split once if it holds no more than that."""
+    """Window offsets of an evaluation: `windows` random ones, or those that cover the split if it holds no more."""
     if windows * block_size >= tokens - 1:
         return np.minimum(np.arange(0, tokens - 1, block_size), tokens - 1 - block_size)
     return random_offsets(EVALUATION_STREAM, seed, SPLITS.index(split), windows, tokens - block_size)
@@ -128,7 +130,10 @@ def load_corpus(args: Arguments) -> TokenizedCorpus:
         with FileLock(f"{folder}.lock"):
             if not (folder / "corpus.json").exists():
                 with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".preparing-") as temporary:
-                    prepare(args, settings | {"checksum": checksum}, Path(temporary) / "prepared")
+                    try:
+                        prepare(args, settings | {"checksum": checksum}, Path(temporary) / "prepared")
+                    except UnknownCharacterError as error:
+                        raise LyricGPTError(f"a split has characters that the alphabet lacks: {error}") from None
                     shutil.rmtree(folder, ignore_errors=True)
                     os.replace(Path(temporary) / "prepared", folder)
     report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))

@@ -1,0 +1,75 @@
+"""The machine a run finds itself on: cores, memory, accelerator, and being asked to stop.
+
+Notable:
+- `accelerate launch` without a GPU gives each process one core; each takes its share of all.
+- A launcher that is killed leaves its process behind, unsignalled: a run stops when its launcher is gone.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+
+from .arguments import Arguments
+
+
+def use_all_cores() -> None:
+    """Gives each local process its share of the cores; `accelerate launch` without a GPU gives each only one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if int(os.environ.get("OMP_NUM_THREADS", "1")) == 1:
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def keep_freed_memory() -> None:
+    """Keeps glibc from handing every large buffer back to the system and faulting it in again at the next step."""
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of <malloc.h>
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+def start_accelerator(args: Arguments) -> Accelerator:
+    """The accelerator of this machine, with the tracker that was asked for."""
+    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    return Accelerator(
+        # Several processes on a CPU find each other only if told that it is one.
+        cpu=wants_cpu or not torch.accelerator.is_available(),
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=None if args.tracker == "none" else args.tracker,
+        project_dir=args.output_dir,
+    )
+
+
+class Stop:
+    """Whether the run was asked to stop, by a signal or because its launcher is gone."""
+
+    def __init__(self):
+        self.number = 0
+        # A launcher that is killed leaves its process behind, unsignalled.
+        self.launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait
+        self.number = number
+
+    def requested(self, accelerator: Accelerator, is_logging: bool) -> signal.Signals | None:
+        """The signal that any process got, the same answer on every process; SIGTERM if the launcher is gone.
+
+        Several GPUs ask each other at logging steps only: asking makes each wait for all of them.
+        """
+        if self.launcher is not None and os.getppid() != self.launcher:
+            self.number = self.number or signal.SIGTERM
+        number = self.number
+        if accelerator.num_processes > 1:
+            if accelerator.device.type != "cpu" and not is_logging:
+                return None
+            number = int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+        return signal.Signals(number) if number else None
