@@ -26,7 +26,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, load_arguments
-from training_lyricgpt.export import export_model
+from training_lyricgpt.export import export_model, generation_config
 from training_lyricgpt.files import read_json
 from training_lyricgpt.reports import METRICS, model_card, read_metrics
 from training_lyricgpt.sample import load_run
@@ -76,17 +76,18 @@ def stage(run: Path, repository: str, folder: Path) -> None:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise LyricGPTError(f"{run}: the weights of {name} are not finite; this model cannot be published")
-    if model.config.vocab_size != len(tokenizer):
+    corpus = read_json(run / "corpus.json")
+    if tokenizer.alphabet != corpus["alphabet_characters"]:
         raise LyricGPTError(
-            f"{run}: the model has {model.config.vocab_size} tokens and the tokenizer {len(tokenizer)}; they do not "
-            "belong together"
+            f"{run}: the tokenizer's alphabet is not the one of corpus.json; they do not belong together"
         )
+    model.generation_config = generation_config(tokenizer)
     export_model(model, tokenizer, folder)
     for name in RECORDS:
         shutil.copyfile(run / name, folder / name)
     args = shareable_arguments(load_arguments(run / "run.yaml"))
     args.save(folder / "run.yaml")
-    card = model_card(args, read_json(run / "corpus.json"), read_metrics(run), model.num_parameters(), repository)
+    card = model_card(args, corpus, read_metrics(run), model.num_parameters(), repository)
     (folder / "README.md").write_text(str(card), encoding="utf-8")
 
 
@@ -173,6 +174,7 @@ def main() -> None:
         raise LyricGPTError(f"no such run folder: {args.run}")
 
     folder = Path(tempfile.mkdtemp(prefix="lyricgpt-push-"))
+    keep = False
     try:
         stage(args.run, args.repository, folder)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -183,13 +185,14 @@ def main() -> None:
         if args.dry_run:
             print(f"\nit loads in a fresh process and sings: {prove(str(folder), None, args.run)!r}")
             print(f"nothing was sent; the folder is {folder}")
+            keep = True
             return
         address, commit = upload(folder, args.repository, not args.public, args.message)
         print(f"uploaded as {commit}; loading it back")
         song = prove(args.repository, commit, args.run)
         print(f"it loads in a fresh process and sings: {song!r}\n{address}")
     finally:
-        if not args.dry_run:
+        if not keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -71,7 +71,8 @@ def check_folder(args: Arguments, corpus: TokenizedCorpus) -> bool:
     if args.resume == "never":
         raise LyricGPTError(f"output_dir {folder} holds a run and resume is 'never'; choose another --output_dir")
     before, rows = load_arguments(folder / "run.yaml"), read_metrics(folder)
-    if not rows and not list_checkpoints(folder / "checkpoints"):
+    has_checkpoints = bool(list_checkpoints(folder / "checkpoints"))
+    if not has_checkpoints and all(row["step"] == 0 for row in rows) and not args.eval_only:
         return False  # it was stopped before there was anything to lose
     differences = describe_differences(before, args)
     if (folder / "corpus.json").exists() and not differences:
@@ -83,6 +84,10 @@ def check_folder(args: Arguments, corpus: TokenizedCorpus) -> bool:
         raise LyricGPTError(
             f"output_dir {folder} holds another run. It differs in\n  {listed}\n"
             "Choose another --output_dir, or repeat the run's own settings to go on with it"
+        )
+    if has_checkpoints and not rows:
+        raise LyricGPTError(
+            f"{folder} has checkpoints but no record (metrics.jsonl); restore it, or choose another --output_dir"
         )
     checkpoint, complaints = latest_checkpoint(folder / "checkpoints")
     if checkpoint is None and rows and rows[-1]["step"] >= before.save_interval and not args.eval_only:
@@ -177,6 +182,8 @@ def train(args: Arguments, launch: str) -> None:
     keep_freed_memory()
     accelerator = start_accelerator(args)
     args.mixed_precision = accelerator.mixed_precision
+    if args.mixed_precision != "no" and "mixed_precision" not in launch:
+        launch += f" --mixed_precision {args.mixed_precision}"  # which the launcher's own configuration held
     is_main = accelerator.is_main_process
     if not (is_main and sys.stderr.isatty()):
         datasets.disable_progress_bars()
@@ -253,7 +260,7 @@ def train(args: Arguments, launch: str) -> None:
     )
 
     # What was there before
-    step, rows, elapsed = 0, read_metrics(folder), 0.0
+    step, rows, elapsed = 0, read_metrics(folder) if going_on else [], 0.0
     checkpoint, complaints = latest_checkpoint(folder / "checkpoints")
     for complaint in complaints:
         say(f"warning: {complaint}; going back to the one before it")

@@ -16,6 +16,7 @@ from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import load_arguments
 from training_lyricgpt.devices import use_all_cores
 from training_lyricgpt.sample import load_run, write_song
@@ -37,6 +38,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     args = parser.parse_args()
     use_all_cores()
+    if args.characters < 1:
+        raise LyricGPTError(f"--characters is {args.characters}; it must be at least 1")
     run = load_arguments(Path(args.run) / "run.yaml")
     corpus = load_corpus(run)
     model, tokenizer = load_run(args.run)
@@ -66,4 +69,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LyricGPTError as error:
+        sys.exit(f"error: {error}")

@@ -1,5 +1,6 @@
 """Whatever a user gets wrong: one message that says what and what to do, no traceback, nothing lost."""
 
+import json
 import shutil
 import sys
 
@@ -190,6 +191,38 @@ def test_a_run_whose_checkpoints_are_gone_is_not_started_again_over_its_model(ti
         train(output_dir=folder, max_steps=40), "none of its checkpoints can be read", "another --output_dir"
     )
     assert (folder / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("damage", ["remove", "cut"])
+def test_a_run_whose_record_is_gone_is_not_gone_on_with(tiny_run, tmp_path, damage):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run, folder)
+    record = folder / "metrics.jsonl"
+    if damage == "remove":
+        record.unlink()
+    else:
+        record.write_bytes(record.read_bytes()[5:])
+    assert_refused(train(output_dir=folder, max_steps=40), "metrics.jsonl", "restore it")
+
+
+def test_a_run_that_never_came_past_its_start_gives_its_folder_to_another(tmp_path):
+    result = train(output_dir=tmp_path / "run", max_steps=1, save_interval=1)
+    assert result.returncode == 0, result.stderr
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    record = tmp_path / "run" / "metrics.jsonl"
+    record.write_text(record.read_text().splitlines()[0] + "\n")
+    assert train(output_dir=tmp_path / "run", hidden_size=64, max_steps=2).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"), [("config.json", "num_hidden_layers", 1), ("config.json", "hidden_size", 48)]
+)
+def test_a_run_whose_configuration_was_edited_does_not_sing_wrongly(tiny_run, tmp_path, file, field, value):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / file).read_text()) | {field: value}
+    config["layer_types"] = config["layer_types"][: config["num_hidden_layers"]]
+    (tmp_path / "run" / file).write_text(json.dumps(config))
+    assert_refused(sample(tmp_path / "run"), str(tmp_path / "run"))
 
 
 def test_a_folder_that_another_process_trains_in_is_refused(tmp_path):

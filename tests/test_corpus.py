@@ -214,6 +214,27 @@ def test_changed_content_or_settings_prepare_anew(tmp_path, make_songs):
     assert len(sums) == 3
 
 
+def test_the_same_bytes_as_a_table_and_as_a_text_are_two_corpora(tmp_path, make_songs):
+    table = write_songs(tmp_path / "a.csv", make_songs(20))
+    assert load_corpus(arguments(table)).report["songs"] == 20
+    assert load_corpus(arguments(table.rename(tmp_path / "a.txt"))).report["songs"] == 1
+
+
+@pytest.mark.parametrize("name", ["train.bin", "validation.bin", "tokenizer.json", "corpus.json"])
+@pytest.mark.parametrize("damage", ["cut", "remove"])
+def test_a_damaged_cache_is_prepared_again(tmp_path, make_songs, monkeypatch, name, damage):
+    monkeypatch.setenv("LYRICGPT_CACHE", str(tmp_path / "cache"))
+    path = write_songs(tmp_path / "a.csv", make_songs(20))
+    before = load_corpus(arguments(path)).train.ids.tolist()
+    (file,) = (tmp_path / "cache" / "tokens").glob(f"*/{name}")
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        file.unlink()
+    (tmp_path / "cache" / "checksums.json").write_text("[")
+    assert load_corpus(arguments(path)).train.ids.tolist() == before
+
+
 def test_streams_are_memory_mapped_and_of_the_smallest_type():
     corpus = load_corpus(arguments(SAMPLE_LYRICS))
     assert isinstance(corpus.train.ids, np.memmap)

@@ -7,6 +7,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from matplotlib.image import imread
 
+from training_lyricgpt import LyricGPTError
 from training_lyricgpt.reports import best_evaluation, draw_curves, overfitting, read_metrics, write_metrics
 
 
@@ -41,11 +42,14 @@ def test_the_best_evaluation_is_the_earliest_of_equals():
     assert best_evaluation(rows([3, 1, 1, 2]))["step"] == 500
 
 
-def test_metrics_come_back_and_a_line_cut_off_is_left_out(tmp_path):
+@pytest.mark.parametrize("damage", ['{"step": 1000, "train_l', "3", '{"step": 0}', "\x00\xff"])
+def test_metrics_come_back_and_a_damaged_line_is_named(tmp_path, damage):
     write_metrics(tmp_path, rows([3.0, 2.0]))
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 1000, "train_l')
     assert read_metrics(tmp_path) == rows([3.0, 2.0])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(damage)
+    with pytest.raises(LyricGPTError, match="damaged in line 3"):
+        read_metrics(tmp_path)
 
 
 @pytest.mark.parametrize("count", [1, 2, 13])

@@ -180,7 +180,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LyricGPTError(f"no configuration file at {path}; the ones that come along are in configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise LyricGPTError(f"{path} is not a YAML file: {error}") from None
     if values is None:
         return {}
@@ -199,6 +199,8 @@ def _as_options(values: dict[str, Any]) -> list[str]:
             if FIELDS[key].default is not None:
                 raise LyricGPTError(f"{key} is empty in the configuration; its default is {FIELDS[key].default!r}")
             continue
+        if isinstance(value, bool) and FIELDS[key].type is not bool:
+            value = "yes" if value else "no"  # YAML reads the word `no` as false
         options += [f"--{key}={value}"]
     return options
 
@@ -222,6 +224,7 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     args = Arguments(**{name: getattr(namespace, name) for name in FIELDS})
     if args.output_dir is None:
         args.output_dir = str(Path("runs") / Path(config).stem)
+    args.output_dir = str(Path(args.output_dir).expanduser())
     check_arguments(args)
     return args
 

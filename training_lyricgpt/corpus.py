@@ -55,6 +55,8 @@ def find_files(pattern: str) -> list[Path]:
         LyricGPTError: nothing there, a directory, an empty file, or an ending that is neither a table nor a text.
     """
     path = Path(pattern).expanduser()
+    if not pattern.strip():
+        raise LyricGPTError("the name of the corpus is empty; give one with --dataset path/to/lyrics.csv")
     if path.is_dir():
         raise LyricGPTError(f"{pattern} is a directory; name a file in it, or all of a kind as '{path / '*.csv'}'")
     is_glob = glob.has_magic(str(path)) and not path.exists()
@@ -80,6 +82,8 @@ def find_files(pattern: str) -> list[Path]:
 def check_encoding(path: Path, encoding: str) -> None:
     """Reads a file through and raises LyricGPTError at the first byte that is not in `encoding`."""
     try:
+        if not codecs.lookup(encoding)._is_text_encoding:
+            raise LookupError
         decoder = codecs.getincrementaldecoder(encoding)()
     except LookupError:
         raise LyricGPTError(f"unknown encoding {encoding!r}; try utf-8, latin-1 or cp1252") from None
@@ -90,7 +94,9 @@ def check_encoding(path: Path, encoding: str) -> None:
             pending = len(decoder.getstate()[0])
             try:
                 decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
+            except UnicodeError as error:
+                if not isinstance(error, UnicodeDecodeError):
+                    raise LyricGPTError(f"{path} is not {encoding}: {error}") from None
                 where = position - pending + error.start
                 byte = error.object[error.start]
                 line += error.object[: error.start].count(b"\n") - error.object[:pending].count(b"\n")
@@ -119,7 +125,7 @@ def read_table(path: Path, text_column: str, encoding: str) -> pa.Table:
         raise LyricGPTError(f"{path} cannot be read as a table: {error}") from None
     if text_column not in columns:
         raise LyricGPTError(
-            f"{path} has no column {text_column!r}; its columns are {', '.join(map(repr, columns))}. "
+            f"{path} has no column {text_column!r}; its columns are {', '.join(repr(name[:40]) for name in columns)}. "
             "Name the one with the lyrics with --text_column"
         )
     wanted = [name for name in ("artist", "song") if name in columns and name != text_column]

@@ -59,6 +59,8 @@ class Stop:
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait
         self.number = number
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            os.write(2, b"\nstopping after this step; once more stops at once\n")
 
     def requested(self, accelerator: Accelerator, is_logging: bool) -> signal.Signals | None:
         """The signal that any process got, the same answer on every process; SIGTERM if the launcher is gone.

@@ -18,8 +18,8 @@ from . import LyricGPTError
 
 def cache_folder() -> Path:
     """Where prepared corpora are kept: `LYRICGPT_CACHE`, or a folder of the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "lyricgpt"
-    return Path(os.environ.get("LYRICGPT_CACHE", default)).expanduser()
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lyricgpt"
+    return Path(os.environ.get("LYRICGPT_CACHE") or default).expanduser()
 
 
 # Whatever is being written carries this name until it is whole.
@@ -97,17 +97,23 @@ def hash_file(path: Path) -> str:
 def known_checksum(path: Path) -> str:
     """SHA-256 of a file, from the index if path, size and modification time are those it was hashed with."""
     index_path = cache_folder() / "checksums.json"
-    index_path.parent.mkdir(parents=True, exist_ok=True)
     stat = path.stat()
     entry = {"size": stat.st_size, "modified": stat.st_mtime_ns}
-    with FileLock(f"{index_path}.lock"):
-        index = read_json(index_path) if index_path.exists() else {}
-    known = index.get(str(path.resolve()), {})
-    if {key: known.get(key) for key in entry} == entry:
-        return known["sha256"]
-    checksum = hash_file(path)
-    with FileLock(f"{index_path}.lock"):
-        index = read_json(index_path) if index_path.exists() else {}
-        index[str(path.resolve())] = {**entry, "sha256": checksum}
-        write_json(index_path, index)
+
+    def read_index() -> dict[str, dict[str, Any]]:
+        try:
+            index = read_json(index_path)
+        except (OSError, ValueError):
+            return {}
+        return index if isinstance(index, dict) else {}
+
+    with saving(index_path.parent):
+        index_path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{index_path}.lock"):
+            known = read_index().get(str(path.resolve()), {})
+        if {key: known.get(key) for key in entry} == entry:
+            return known["sha256"]
+        checksum = hash_file(path)
+        with FileLock(f"{index_path}.lock"):
+            write_json(index_path, read_index() | {str(path.resolve()): {**entry, "sha256": checksum}})
     return checksum

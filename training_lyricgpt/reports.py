@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from . import LyricGPTError
 from .arguments import Arguments
 from .files import UNFINISHED, write_text
 
@@ -39,14 +40,18 @@ def table_line(row: dict[str, Any]) -> str:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The evaluations of a run in order; a last line cut off by a crash is left out."""
-    rows = []
-    if (folder / METRICS).exists():
-        for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    """The evaluations of a run in order; none if there is no record.
+
+    Raises:
+        LyricGPTError: a line is damaged. The file is written whole, so that is no crash but somebody's doing.
+    """
+    path, rows = folder / METRICS, []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
+        try:
+            row = json.loads(line)
+            rows.append({**row, "step": int(row["step"]), "val_loss": float(row["val_loss"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise LyricGPTError(f"{path} is damaged in line {number} ({error}); restore it") from None
     return rows
 
 

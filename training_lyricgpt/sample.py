@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, set_seed
 from transformers.generation.streamers import BaseStreamer
@@ -54,13 +55,20 @@ def load_run(run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
     if Path(run).is_dir() and not (Path(run) / "config.json").exists():
         raise LyricGPTError(f"{run} holds no model (no config.json); has its first evaluation been reached?")
     try:
-        model = AutoModelForCausalLM.from_pretrained(run).eval()
+        model, loading = AutoModelForCausalLM.from_pretrained(run, output_loading_info=True)
         tokenizer = LyricGPTTokenizer.from_pretrained(run)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise LyricGPTError(f"no model could be loaded from {run!r}: {error}") from error
+    if wrong := [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in loading[kind]]:
+        raise LyricGPTError(f"the weights in {run} do not fit its config.json; the first that differs: {wrong[0]}")
     if not isinstance(model, LyricGPTForCausalLM):
         raise LyricGPTError(f"{run} holds a {type(model).__name__}, not a LyricGPT")
-    return model, tokenizer
+    if model.config.vocab_size != len(tokenizer):
+        raise LyricGPTError(
+            f"{run}: the model has {model.config.vocab_size} tokens and the tokenizer {len(tokenizer)}; they do not "
+            "belong together"
+        )
+    return model.eval(), tokenizer
 
 
 def encode_prompt(tokenizer: LyricGPTTokenizer, prompt: str) -> tuple[dict[str, torch.Tensor], str | None]:
@@ -75,9 +83,10 @@ def encode_prompt(tokenizer: LyricGPTTokenizer, prompt: str) -> tuple[dict[str, 
         inputs = tokenizer(prompt, return_tensors="pt")
     except UnknownCharacterError as error:
         raise LyricGPTError(f"prompt: {error}") from None
-    remark = None
-    if tokenizer.unk_token_id is not None and (inputs.input_ids == tokenizer.unk_token_id).any():
-        unknown = set(prompt.replace(tokenizer.unk_token, "")).difference(tokenizer.get_vocab())
+    remark, text = None, prompt
+    for token in tokenizer.all_special_tokens:
+        text = text.replace(token, "")  # in a prompt their spellings are tokens
+    if unknown := tokenizer.unknown_characters(text):
         remark = (
             f"the model has never seen {describe_characters(unknown)}; read as {tokenizer.unk_token}. "
             f"Its alphabet: {tokenizer.alphabet!r}"
@@ -117,11 +126,13 @@ def main(argv: list[str] | None = None) -> None:
         raise LyricGPTError(f"--num_samples is {args.num_samples}; it must be at least 1")
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise LyricGPTError(f"--max_new_tokens is {args.max_new_tokens}; it must be at least 1")
-    if args.temperature is not None and not 0 <= args.temperature < float("inf"):
-        raise LyricGPTError(f"--temperature is {args.temperature}; it must be 0 (always the likeliest) or more")
+    if args.temperature is not None and not 0 <= args.temperature <= 100:
+        raise LyricGPTError(
+            f"--temperature is {args.temperature}; it must lie between 0 (always the likeliest) and 100"
+        )
     model, tokenizer = load_run(args.run)
     options = {name: value for name in ("temperature", "max_new_tokens") if (value := getattr(args, name)) is not None}
-    if options.get("temperature") == 0:
+    if options.get("temperature", 1) < 1e-6:
         options = {**options, "do_sample": False, "temperature": None}
     _, remark = encode_prompt(tokenizer, args.prompt)
     if remark:

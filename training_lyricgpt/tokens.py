@@ -32,7 +32,7 @@ from tokenization_lyricgpt.tokenization_lyricgpt import UnknownCharacterError
 from . import LyricGPTError
 from .arguments import Arguments
 from .corpus import Songs, find_files, read_songs, split_songs
-from .files import cache_folder, known_checksum, write_json
+from .files import cache_folder, known_checksum, read_json, saving, write_json
 
 FORMAT = 1  # of the cache; a change of cleaning, splitting or layout raises it
 SPLITS = ("train", "validation")
@@ -122,13 +122,20 @@ def load_corpus(args: Arguments) -> TokenizedCorpus:
     """
     settings = corpus_settings(args)
     # Where a file lies and what it is called change nothing of the streams.
-    content = json.dumps(settings | {k: [f["sha256"] for f in settings[k]] for k in ("files", "validation_files")})
+    content = json.dumps(
+        settings
+        | {
+            key: [(file["sha256"], Path(file["name"]).suffix.lower()) for file in settings[key]]
+            for key in ("files", "validation_files")
+        }
+    )
     checksum = hashlib.sha256(content.encode()).hexdigest()
     folder = cache_folder() / "tokens" / checksum[:32]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if not (folder / "corpus.json").exists():
-        with FileLock(f"{folder}.lock"):
-            if not (folder / "corpus.json").exists():
+    with saving(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    if not is_prepared(folder):
+        with saving(folder.parent), FileLock(f"{folder}.lock"):
+            if not is_prepared(folder):
                 with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".preparing-") as temporary:
                     try:
                         prepare(args, settings | {"checksum": checksum}, Path(temporary) / "prepared")
@@ -136,7 +143,7 @@ def load_corpus(args: Arguments) -> TokenizedCorpus:
                         raise LyricGPTError(f"a split has characters that the alphabet lacks: {error}") from None
                     shutil.rmtree(folder, ignore_errors=True)
                     os.replace(Path(temporary) / "prepared", folder)
-    report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    report = read_json(folder / "corpus.json")
     report["files"] = settings["files"]
     tokenizer = LyricGPTTokenizer.from_pretrained(folder)
     streams = {}
@@ -150,6 +157,16 @@ def load_corpus(args: Arguments) -> TokenizedCorpus:
             )
         streams[split] = TokenStream(np.memmap(folder / f"{split}.bin", dtype=tokenizer.id_dtype, mode="r"))
     return TokenizedCorpus(tokenizer, **streams, report=report)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a corpus lies in the cache whole: its report, its tokenizer, and streams of the length that it states."""
+    try:
+        tokens = read_json(folder / "corpus.json")["tokens"]
+        itemsize = LyricGPTTokenizer.from_pretrained(folder).id_dtype.itemsize
+        return all((folder / f"{split}.bin").stat().st_size == tokens[split] * itemsize for split in SPLITS)
+    except Exception:  # whatever is wrong with it, it is prepared again
+        return False
 
 
 def count_characters(songs: Dataset) -> np.ndarray:
