@@ -35,9 +35,8 @@ def newest_file(folder):
     return max(times)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_run_killed_at_random_moments_equals_the_run_that_was_never_killed(tmp_path, optimizer):
-    values = TINY | {"max_steps": 150, "eval_interval": 30, "save_interval": 7, "dropout": 0.2, "optimizer": optimizer}
+def test_a_run_killed_at_random_moments_equals_the_run_that_was_never_killed(tmp_path):
+    values = TINY | {"max_steps": 150, "eval_interval": 30, "save_interval": 7, "dropout": 0.2, "optimizer": "muon"}
     whole = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "whole")]
     assert run(whole).returncode == 0
     killed = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "killed")]
