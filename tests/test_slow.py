@@ -14,7 +14,7 @@ import torch
 from conftest import PROJECT, TINY, options, run
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def state(folder):
@@ -80,7 +80,6 @@ def test_a_compiled_model_trains_to_the_same_figures(tmp_path):
     assert run([sys.executable, "-m", "training_lyricgpt.sample", tmp_path / "true"]).returncode == 0
 
 
-@pytest.mark.timeout(1800)
 def test_the_sample_configuration_learns_to_spell(tmp_path):
     command = ["train_hf.py", "--config", "configs/sample.yaml", f"--output_dir={tmp_path / 'sample'}"]
     result = run([sys.executable, *command], timeout=1500)
