@@ -272,6 +272,9 @@ def train(args: Arguments, launch: str) -> None:
     rows = [row for row in rows if row["step"] <= step]
     if not (folder / WEIGHTS).exists():
         rows = []  # stopped within the first evaluation
+    if rows and is_main:  # a kill may have come between the record and what is drawn from it
+        with saving(folder):
+            write_reports(folder, args, report, rows, parameters)
     if going_on and step >= args.max_steps and rows and rows[-1]["step"] == step:
         say(f"the run in {folder} is complete: {step:,} steps (a larger --max_steps goes on)")
         finish(args, accelerator, folder, rows, say)
