@@ -62,7 +62,10 @@ def test_a_run_killed_at_random_moments_equals_the_run_that_was_never_killed(tmp
     assert not leftovers, "what a kill cut off is cleared away by the next start"
     for name in ("samples.txt", "README.md"):
         ours, theirs = ((tmp_path / folder / name).read_text() for folder in ("killed", "whole"))
-        assert ours.replace("killed", "whole") == theirs, f"{name} is not what the record says"
+        ours = ours.replace(str(tmp_path / "killed"), str(tmp_path / "whole")).replace(
+            "lyricgpt-killed", "lyricgpt-whole"
+        )
+        assert ours == theirs, f"{name} is not what the record says"
 
 
 def test_a_compiled_model_trains_to_the_same_figures(tmp_path):
