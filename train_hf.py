@@ -185,9 +185,9 @@ def train(args: Arguments, launch: str) -> None:
     if args.mixed_precision != "no" and "mixed_precision" not in launch:
         launch += f" --mixed_precision {args.mixed_precision}"  # which the launcher's own configuration held
     is_main = accelerator.is_main_process
+    transformers.utils.logging.disable_progress_bar()  # this run has a bar of its own
     if not (is_main and sys.stderr.isatty()):
         datasets.disable_progress_bars()
-        transformers.utils.logging.disable_progress_bar()
     parts = accelerator.num_processes * args.gradient_accumulation_steps
     if args.batch_size % parts:
         raise LyricGPTError(
