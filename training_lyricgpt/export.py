@@ -1,21 +1,33 @@
 """Writes a model as a folder that `from_pretrained` loads anywhere: weights, configurations, tokenizer and code.
 
+    python -m training_lyricgpt.export RUN OUT                                    an exact twin that needs no code
+    python -m training_lyricgpt.export --import_published STATE_DICT ALPHABET OUT  the published notebook's weights
+
 Notable:
 - Each file is written beside its place and renamed into it, the weights last: the folder is a model at any moment.
 - `generation_config.json` says what suits characters: sampling at temperature 0.9 over the whole alphabet (transformers'
   default of top_k 50 would cut it), 1,000 characters, and neither `<|unk|>` nor `<|pad|>`.
 """
 
+import argparse
 import os
+import sys
 import tempfile
 from pathlib import Path
 
+import torch
 from transformers import GenerationConfig
 
 from modeling_lyricgpt import LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 
+from . import LyricGPTError
+from .arguments import load_arguments
 from .files import UNFINISHED
+from .published import SCALES, import_published
+from .sample import load_run, write_song
+from .tokens import load_corpus
+from .twins import comparison_windows, write_twin
 
 WEIGHTS = "model.safetensors"
 TEMPERATURE = 0.9
@@ -60,3 +72,74 @@ def export_model(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, folde
                     os.fsync(file.fileno())
                 path.chmod(0o644)
                 os.replace(path, folder / path.name)
+
+
+def text_to_compare(run: str, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer) -> tuple[torch.Tensor, str]:
+    """Ids `(N,)` of a text to compare a model and its twin on, and what text it is.
+
+    The run's held-out text where its corpus is at hand; otherwise what the model writes itself.
+    """
+    if (Path(run) / "run.yaml").exists():
+        try:
+            corpus = load_corpus(load_arguments(Path(run) / "run.yaml"))
+        except LyricGPTError:  # it has moved, or stayed on another machine
+            corpus = None
+        if corpus is not None and corpus.tokenizer.alphabet == tokenizer.alphabet:
+            ids = corpus.validation.ids[: 64 * model.config.max_position_embeddings]
+            return torch.from_numpy(ids.astype("int64")), "its held-out text"
+    length = 4 * model.config.max_position_embeddings
+    song = write_song(model, tokenizer, min_new_tokens=length, max_new_tokens=length)
+    ids = tokenizer(song, split_special_tokens=True).input_ids
+    return torch.tensor(ids), "a song of its own (the corpus is not at hand)"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training_lyricgpt.export",
+        description="Write a model as a stock GPT-2 or Qwen3 checkpoint, or import the published notebook's weights.",
+        usage="%(prog)s RUN OUT\n       %(prog)s --import_published STATE_DICT ALPHABET OUT",
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="run folder or Hub id, and the new folder; or see above"
+    )
+    parser.add_argument("--import_published", action="store_true", help="make a classic LyricGPT out of a state dict")
+    parser.add_argument(
+        "--scaled_by",
+        choices=SCALES,
+        help="attention scores were divided by the root of this, as that version of the notebook does (default: head_size)",
+    )
+    args = parser.parse_args(argv)
+    if len(args.paths) != (3 if args.import_published else 2):
+        parser.error(f"expected {'STATE_DICT ALPHABET OUT' if args.import_published else 'RUN OUT'}, got {args.paths}")
+    if args.scaled_by and not args.import_published:
+        parser.error("--scaled_by belongs to --import_published")
+    out = Path(args.paths[-1])
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LyricGPTError(f"{out} exists and is not an empty folder; nothing is overwritten: choose another name")
+    if args.import_published:
+        model, tokenizer = import_published(Path(args.paths[0]), Path(args.paths[1]), args.scaled_by or SCALES[0])
+        model.generation_config = generation_config(tokenizer)
+        export_model(model, tokenizer, out)
+        print(f"{out}: a classic LyricGPT of {model.num_parameters():,} parameters, {len(tokenizer)} characters")
+        if args.scaled_by is None:
+            print(
+                "If it writes nonsense, try --scaled_by n_embd: one version of the notebook divides attention scores by "
+                "the root of the width instead of the head's size, and the weights do not tell which it was."
+            )
+        return
+    model, tokenizer = load_run(args.paths[0])
+    ids, text = text_to_compare(args.paths[0], model, tokenizer)
+    windows = comparison_windows(model, ids)
+    twin, difference = write_twin(model, tokenizer, windows, out, source=Path(args.paths[0]).resolve().name)
+    print(
+        f"{out}: a {type(twin).__name__} of {twin.num_parameters():,} parameters; over {windows.numel():,} characters of "
+        f"{text} its logits differ by at most {difference:.1e} of the largest"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LyricGPTError as error:
+        sys.exit(f"error: {error}")
