@@ -126,6 +126,12 @@ class LyricGPTConfig(PreTrainedConfig):
             self.rope_parameters = kwargs.pop("rope_parameters", None)
         else:
             self.sliding_window = None
+            # Parallel plans name what there is, and only `modern` has these three.
+            self.base_model_tp_plan = {
+                name: style
+                for name, style in self.base_model_tp_plan.items()
+                if not name.endswith(("q_norm", "k_norm", "gate_proj"))
+            }
         if self.layer_types is None:
             self.layer_types = ["sliding_attention" if modern else "full_attention"] * self.num_hidden_layers
         # All three classes are always declared: `save_pretrained` alone would name just the class it is called on.

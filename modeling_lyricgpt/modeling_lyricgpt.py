@@ -33,6 +33,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lyricgpt import LyricGPTConfig
+from .generation_lyricgpt import StopSpellingCriteria, reads_plainly, sample
 
 
 class LyricGPTRMSNorm(nn.Module):
@@ -411,9 +412,14 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def _get_stopping_criteria(self, *args, **kwargs):
+    def _get_stopping_criteria(self, generation_config, stopping_criteria, tokenizer=None, **kwargs):
+        spellings = []
+        if generation_config.stop_strings is not None and tokenizer is not None:
+            spellings = [StopSpellingCriteria(tokenizer, generation_config.stop_strings)]
+            generation_config.stop_strings = None  # of this call's own copy
+        criteria = super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs)
+        criteria.extend(spellings)
         # `max_position_embeddings` is a training window here, not a limit: no warning when a song passes it.
-        criteria = super()._get_stopping_criteria(*args, **kwargs)
         for criterion in criteria:
             if isinstance(criterion, MaxLengthCriteria):
                 criterion.max_position_embeddings = None
@@ -422,20 +428,65 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
-        if self.config.variant == "classic":  # the window, and so the cache, never holds more than a block
-            max_cache_length = min(max_cache_length, self.config.max_position_embeddings)
+        block_size = self.config.max_position_embeddings
+        if self.config.variant == "classic":
+            if model_kwargs.get("inputs_embeds") is not None and max_cache_length >= block_size:
+                raise ValueError(
+                    f"inputs_embeds and the new characters are {max_cache_length + 1} positions, and this model has "
+                    f"{block_size}: past them a classic model reads the text again from a later start, which embeddings "
+                    "do not tell; pass input_ids, or generate fewer tokens"
+                )
+            # The window, and so the cache and what is read at once, is never more than a block.
+            max_cache_length = min(max_cache_length, block_size)
+            generation_config.prefill_chunk_size = None
         return super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
 
-    def _get_candidate_generator(self, generation_config, *args, **kwargs):
-        block_size = self.config.max_position_embeddings
-        if self.config.variant == "classic" and generation_config.max_length > block_size:
-            raise ValueError(
-                f"assisted and prompt-lookup decoding of a classic model stay within its block of {block_size} characters, "
-                f"but {generation_config.max_length} were asked for; lower max_new_tokens, or leave the assistant out"
+    def _sample(
+        self,
+        input_ids,
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        synced_gpus=False,
+        streamer=None,
+        **model_kwargs,
+    ):
+        if reads_plainly(self, input_ids, generation_config, synced_gpus, model_kwargs):
+            attention_mask = model_kwargs.get("attention_mask")
+            return sample(
+                self, input_ids, logits_processor, stopping_criteria, generation_config, attention_mask, streamer
             )
-        return super()._get_candidate_generator(generation_config, *args, **kwargs)
+        return super()._sample(
+            input_ids,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            generation_config=generation_config,
+            synced_gpus=synced_gpus,
+            streamer=streamer,
+            **model_kwargs,
+        )
+
+    def _get_candidate_generator(self, generation_config, *args, model_kwargs, **kwargs):
+        generator = super()._get_candidate_generator(generation_config, *args, model_kwargs=model_kwargs, **kwargs)
+        if (
+            self.config.variant == "classic"
+        ):  # behind the place where the window moves on, a draft would be read wrongly
+            propose = generator.get_candidates
+            mask = model_kwargs.get("attention_mask")
+            padding = 0 if mask is None else int((mask == 0).sum())
+
+            def get_candidates(input_ids, **kwargs):
+                candidates, logits = propose(input_ids, **kwargs)
+                length = torch.tensor(input_ids.shape[1] - padding)
+                room = self.config.max_position_embeddings - int(length - self._window_start(length))
+                candidates = candidates[:, : input_ids.shape[1] + room]
+                # Speculative sampling cannot do with nothing to verify.
+                return candidates, logits[:, :room] if logits is not None and room else None
+
+            generator.get_candidates = get_candidates
+        return generator
 
     def _window_start(self, length: torch.Tensor) -> torch.Tensor:
         """First character that a `classic` model still sees in a row of `length` characters; a multiple of half a block."""
@@ -456,7 +507,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         """Within the block, transformers' own; past it, `classic` reads from the row's window start on.
 
         Raises:
-            ValueError: a `classic` model is asked to go past its block from `inputs_embeds`, which cannot be read again.
+            ValueError: a `classic` model is asked to go past its block, and given only the end of the text.
         """
         total_length = attention_mask.shape[1] if attention_mask is not None else input_ids.shape[1]
         if self.config.variant == "classic" and total_length > self.config.max_position_embeddings:
@@ -464,7 +515,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
                 raise ValueError(
                     f"{total_length} positions do not fit into the block of {self.config.max_position_embeddings}, and only "
                     f"{input_ids.shape[1]} are given as input_ids: a classic model reads the text again from a later "
-                    "start, so pass all of it (no inputs_embeds, no prefill in chunks), or generate fewer tokens"
+                    "start, so pass all of it beside the cache, or generate fewer tokens"
                 )
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids)

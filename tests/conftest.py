@@ -18,6 +18,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Several tests run at once: a thread that waits must not keep a core busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import torch
+
+from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
+
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLE_LYRICS = PROJECT / "data" / "sample_lyrics.csv"
 
@@ -135,3 +139,36 @@ def tiny_run(tmp_path_factory):
     (folder.parent / "stdout.txt").write_text(result.stdout)
     (folder.parent / "stderr.txt").write_text(result.stderr)
     return folder
+
+
+# Positions of the model fixture.
+BLOCK = 32
+
+
+@pytest.fixture(params=["classic", "modern"])
+def model(request):
+    torch.manual_seed(0)
+    config = LyricGPTConfig(
+        variant=request.param,
+        vocab_size=40,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=BLOCK,
+    )
+    model = LyricGPTForCausalLM(config).eval()
+    with torch.no_grad():  # large weights: every position matters to the next character
+        for parameter in model.parameters():
+            parameter.mul_(6)
+    return model
+
+
+def prompts(*lengths):
+    """Left-padded prompts and their mask."""
+    torch.manual_seed(1)
+    width = max(lengths)
+    ids, mask = torch.zeros(len(lengths), width, dtype=torch.long), torch.zeros(len(lengths), width, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        ids[row, width - length :] = torch.randint(1, 40, (length,))
+        mask[row, width - length :] = 1
+    return {"input_ids": ids, "attention_mask": mask}

@@ -1,4 +1,8 @@
-"""The LyricGPT character tokenizer. Importing this package registers it with `AutoTokenizer`."""
+"""The LyricGPT character tokenizer.
+
+`LyricGPTTokenizer.from_pretrained` gives this class; `AutoTokenizer` does with `trust_remote_code=True`, and a stock class
+of the same ids without.
+"""
 
 from .tokenization_lyricgpt import LyricGPTTokenizer
 

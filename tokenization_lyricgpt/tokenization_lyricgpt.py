@@ -188,6 +188,8 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        for name in ("is_local", "local_files_only"):  # how it was loaded here says nothing about the tokenizer
+            config.pop(name, None)
         with open(path, "w", encoding="utf-8") as file:
             file.write(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
         return saved

@@ -92,7 +92,9 @@ def take(state: dict[str, torch.Tensor], name: str, *shape: int | None) -> torch
             f"this is not the published model: it has no {name} (what it has begins {', '.join(sorted(state)[:3])} …)"
         )
     tensor = state.pop(name)
-    if tensor.dim() != len(shape) or any(want not in (None, have) for want, have in zip(shape, tensor.shape, strict=True)):
+    if tensor.dim() != len(shape) or any(
+        want not in (None, have) for want, have in zip(shape, tensor.shape, strict=True)
+    ):
         wanted = " × ".join("any" if size is None else str(size) for size in shape)
         raise LyricGPTError(f"this is not the published model: {name} is {tuple(tensor.shape)}, expected {wanted}")
     return tensor

@@ -1,0 +1,134 @@
+"""Fetches transformers' own test suites: the source archive of the very version that is installed, from the package index.
+
+Notable:
+- The wheel holds no tests, the source archive holds the shared suites (`tests/test_*_common.py`, `tests/test_*_mixin.py`);
+  none of it is committed here.
+- pip does the fetching, so that its indexes, proxies and certificates apply, and it checks the archive's SHA-256 before
+  anything in it runs. A version without a checksum here is refused.
+- Unpacked once, into `lyricgpt/upstream` of the user's cache, under a lock and by one rename: test processes that start
+  together do not collide, and what a killed one left behind is never taken for the whole.
+- The suites import four modules and read one file that the archive leaves out. Stand-ins take their place, so the tests of
+  generation and export that transformers keeps there do not run here.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import transformers
+from filelock import FileLock
+
+# SHA-256 of the source archive of each version that the project has been tested with.
+CHECKSUMS = {"5.23.0": "19d647a4d5d903a7c644ca5cde2d86efc3dde7d8c687ae7988806ff2205efa71"}
+
+# The suites import each other relatively, from a folder whose name must end in "tests": transformers looks for that.
+PACKAGE = "transformers_tests"
+
+STAND_INS = {
+    "__init__.py": "",
+    "exporters/__init__.py": "",
+    "exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
+    "generation/__init__.py": "",
+    "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
+    "utils/__init__.py": "",
+    # `ConfigTester` sets each of these and reads it back.
+    "utils/test_configuration_utils.py": """config_common_kwargs = {
+    "return_dict": False,
+    "output_hidden_states": True,
+    "output_attentions": True,
+    "dtype": "float16",
+    "chunk_size_feed_forward": 5,
+    "architectures": ["Model"],
+    "id2label": {0: "label"},
+    "label2id": {"label": 0},
+    "problem_type": "regression",
+}
+""",
+    "fixtures/sample_text.txt": "This is a sample.\n",
+    "distributed_testing_utils.py": """from upstream.ranks import (
+    _get_distributed_backend,
+    _get_distributed_device_type,
+    _get_rank_device,
+    _set_rank_device,
+    _start_rank_processes,
+    run_distributed,
+)
+""",
+}
+
+
+class SuitesUnavailableError(RuntimeError):
+    """transformers' source archive cannot be had, so its suites cannot run."""
+
+
+def cache_folder() -> Path:
+    """A folder of the user's cache, not of the test session: what is fetched once serves every later session."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lyricgpt" / "upstream"
+
+
+def download(folder: Path) -> Path:
+    """Downloads the source archive of the installed transformers into `folder`, its checksum verified.
+
+    Raises:
+        SuitesUnavailableError: no checksum is known for that version, or pip cannot fetch or verify it.
+    """
+    version = transformers.__version__
+    if version not in CHECKSUMS:
+        raise SuitesUnavailableError(
+            f"no checksum is known for the source archive of transformers {version}, only for {', '.join(CHECKSUMS)}; "
+            "install a known one, or add the SHA-256 that the package index names to CHECKSUMS in "
+            "tests/upstream/archive.py"
+        )
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"transformers=={version} --hash=sha256:{CHECKSUMS[version]}\n")
+    options = ["--no-deps", "--no-binary", "transformers", "--require-hashes", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", folder, "--requirement", requirements]
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if result.returncode:
+        raise SuitesUnavailableError(
+            f"transformers' own test suites are in its source archive, which pip could not fetch; with a connection to a "
+            f"package index that has transformers {version}, run the tests again. pip said:\n{result.stderr.strip()}"
+        )
+    return next(folder.glob("transformers-*.tar.gz"))
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks the archive's `tests` folder as `folder` and puts the stand-ins beside what is there."""
+    with tarfile.open(archive) as file:
+        members = [member for member in file.getmembers() if member.name.split("/")[1:2] == ["tests"]]
+        file.extractall(folder.parent, members=members, filter="data")
+    (folder.parent / members[0].name.split("/")[0] / "tests").rename(folder)
+    for name, text in STAND_INS.items():
+        path = folder / name
+        if path.exists():
+            raise SuitesUnavailableError(
+                f"{archive.name} holds tests/{name} itself: take its stand-in out of STAND_INS"
+            )
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+def fetch_suites() -> Path:
+    """The folder to import `transformers_tests` from, fetched on first use (seconds, 11 MB).
+
+    Raises:
+        SuitesUnavailableError: the archive cannot be fetched or verified.
+    """
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    stand_ins = hashlib.sha256(repr(STAND_INS).encode()).hexdigest()[:8]
+    folder = cache / f"transformers-{transformers.__version__}-{stand_ins}"
+    with FileLock(cache / "fetching.lock"):
+        if not folder.exists():
+            temporary = Path(tempfile.mkdtemp(dir=cache, prefix=".fetching-"))
+            try:
+                unpack(download(temporary), temporary / "whole" / PACKAGE)
+                (temporary / "whole").rename(folder)
+            finally:
+                shutil.rmtree(temporary)
+    return folder
