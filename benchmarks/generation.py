@@ -1,0 +1,219 @@
+"""Characters a second: LyricGPT's `generate` beside GPT-2's, a loop without a cache, and the bare matrix products.
+
+    python benchmarks/generation.py --classic runs/songs-classic --modern runs/songs-modern
+
+All in one process and in turns, medians over rounds; float32, batch 1 and 16. The prompts begin songs that the models
+have not seen. Notable:
+- GPT-2 is the exact twin of the classic run: the same weights, the same distribution. It stops at its block.
+- `transformers' loop` is LyricGPT as it would generate without its own loop: no drafts, no fused matrices.
+- The floor is what one character's products of vector and matrix cost when nothing else is done.
+- The end of a song is kept from ending it: every contender writes the length asked for.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import GPT2LMHeadModel
+from transformers.generation.streamers import BaseStreamer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from modeling_lyricgpt import LyricGPTForCausalLM
+from tokenization_lyricgpt import LyricGPTTokenizer
+from training_lyricgpt import LyricGPTError
+from training_lyricgpt.arguments import load_arguments
+from training_lyricgpt.devices import use_all_cores
+from training_lyricgpt.reports import read_metrics
+from training_lyricgpt.sample import load_run
+from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.twins import make_twin
+
+PROMPT_LENGTH = 32
+# Characters at the beginning and the end of a song whose speeds are compared.
+STRETCH = 200
+
+
+class Clock(BaseStreamer):
+    """Notes when each character came."""
+
+    def __init__(self):
+        self.times = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+    def speed(self, first: int, last: int) -> float:
+        """Characters a second from the `first` to the `last` that was written."""
+        return (last - first) / (self.times[last] - self.times[first])
+
+
+def describe(run: str) -> str:
+    """The recipe of a run and what it reached, in a line."""
+    args = load_arguments(Path(run) / "run.yaml")
+    best = min(read_metrics(Path(run)), key=lambda row: row["val_loss"])
+    return (
+        f"{args.variant}: {Path(args.dataset).name}, {args.optimizer}, learning rate {args.learning_rate}, {args.lr_schedule}, "
+        f"batch {args.batch_size} x {args.block_size}, dropout {args.dropout}; step {best['step']} of {args.max_steps}, "
+        f"validation loss {best['val_loss']:.4f}"
+    )
+
+
+def held_out_prompts(run: str, tokenizer: LyricGPTTokenizer, count: int) -> torch.Tensor:
+    """The beginnings `(count, PROMPT_LENGTH)` of held-out songs, each behind the token that begins a song."""
+    ids = torch.from_numpy(load_corpus(load_arguments(Path(run) / "run.yaml")).validation.ids.astype("int64"))
+    starts = (ids == tokenizer.bos_token_id).nonzero()[:, 0]
+    starts = [start for start in starts.tolist() if start + PROMPT_LENGTH < len(ids)]
+    if not starts:
+        raise LyricGPTError(f"{run}: its held-out text names no beginnings of songs; train with special_tokens: true")
+    rows = [ids[start : start + PROMPT_LENGTH] for start in starts]
+    return torch.stack([rows[index % len(rows)] for index in range(count)])
+
+
+def write(model: nn.Module, prompts: torch.Tensor, length: int, **options) -> float:
+    """Songs of `length` new characters; the speed in characters a second of one song."""
+    start = time.perf_counter()
+    model.generate(
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        min_new_tokens=length,
+        max_new_tokens=length,
+        max_length=None,
+        **options,
+    )
+    return length / (time.perf_counter() - start)
+
+
+@torch.no_grad()
+def write_without_cache(model: nn.Module, prompts: torch.Tensor, length: int) -> float:
+    """A loop like the published run's: the last block is read anew for each character."""
+    block_size = model.config.max_position_embeddings
+    ids = torch.cat([prompts] * (1 + block_size // PROMPT_LENGTH), dim=1)  # a whole block from the first step on
+    start = time.perf_counter()
+    for _ in range(length):
+        logits = model(ids[:, -block_size:], use_cache=False).logits[:, -1]
+        ids = torch.cat([ids, torch.multinomial(F.softmax(logits, dim=-1), num_samples=1)], dim=1)
+    return length / (time.perf_counter() - start)
+
+
+@torch.no_grad()
+def read_with_cache(model: GPT2LMHeadModel, prompts: torch.Tensor, length: int) -> float:
+    """GPT-2's bare forward passes with a cache: no sampling, no `generate`."""
+    output = model(prompts, use_cache=True)
+    start = time.perf_counter()
+    for _ in range(length):
+        output = model(prompts[:, -1:], past_key_values=output.past_key_values, use_cache=True)
+    return length / (time.perf_counter() - start)
+
+
+@torch.no_grad()
+def multiply_only(model: nn.Module, batch_size: int, length: int) -> float:
+    """Nothing but the products of one row a song with every matrix of the model."""
+    matrices = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    rows = [torch.randn(batch_size, matrix.shape[1]) for matrix in matrices]
+    start = time.perf_counter()
+    for _ in range(length):
+        for row, matrix in zip(rows, matrices, strict=True):
+            F.linear(row, matrix)
+    return length / (time.perf_counter() - start)
+
+
+def contenders(
+    classic: LyricGPTForCausalLM,
+    modern: LyricGPTForCausalLM,
+    prompts: torch.Tensor,
+    characters: int,
+    stretches: dict[str, list[float]],
+) -> dict[str, Callable[[], float]]:
+    """What is measured, by name; each call gives the speed of one song in characters a second."""
+    batch_size = len(prompts)
+    twin = make_twin(classic)
+    block_size = classic.config.max_position_embeddings
+
+    def timed(name: str, model: LyricGPTForCausalLM) -> float:
+        if batch_size > 1 or characters < 2 * STRETCH:
+            return write(model, prompts, characters)
+        clock = Clock()
+        speed = write(model, prompts, characters, streamer=clock)
+        last = len(clock.times) - 1
+        stretches[name].append(clock.speed(last - STRETCH, last) / clock.speed(1, 1 + STRETCH))
+        return speed
+
+    few = max(8, characters // 50)
+    return {
+        "GPT-2, generate": lambda: write(twin, prompts, min(characters, block_size - PROMPT_LENGTH)),
+        "LyricGPT classic": lambda: timed("LyricGPT classic", classic),
+        "LyricGPT modern": lambda: timed("LyricGPT modern", modern),
+        "classic, transformers' loop": lambda: write(classic, prompts, 200, return_dict_in_generate=True),
+        "modern, transformers' loop": lambda: write(modern, prompts, 200, return_dict_in_generate=True),
+        "GPT-2, bare cached forward": lambda: read_with_cache(twin, prompts, block_size - PROMPT_LENGTH),
+        "no cache, the whole block": lambda: write_without_cache(classic, prompts, few),
+        "floor: bare products": lambda: multiply_only(classic, batch_size, 200),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--classic", default="runs/songs-classic", help="a classic run")
+    parser.add_argument("--modern", default="runs/songs-modern", help="a modern run of the same shape and alphabet")
+    parser.add_argument("--characters", type=int, default=2000, help="characters a song at batch 1 (a quarter at 16)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    args = parser.parse_args()
+    use_all_cores()
+    classic, tokenizer = load_run(args.classic)
+    modern, _ = load_run(args.modern)
+    shape = [(model.config.num_hidden_layers, model.config.hidden_size) for model in (classic, modern)]
+    if shape[0] != shape[1] or classic.config.vocab_size != modern.config.vocab_size:
+        raise LyricGPTError(f"the two runs differ in shape or alphabet: layers and width {shape[0]} and {shape[1]}")
+    result = {
+        "shape": shape[0],
+        "threads": torch.get_num_threads(),
+        "runs": [describe(args.classic), describe(args.modern)],
+    }
+    stretches = {"LyricGPT classic": [], "LyricGPT modern": []}
+    for batch_size in args.batch_sizes:
+        prompts = held_out_prompts(args.classic, tokenizer, batch_size * args.rounds)
+        speeds = {}
+        for index in range(args.rounds):
+            rows = prompts[index * batch_size : (index + 1) * batch_size]
+            length = args.characters if batch_size == 1 else args.characters // 4
+            for name, measure in contenders(classic, modern, rows, length, stretches).items():
+                torch.manual_seed(index)
+                speeds.setdefault(name, []).append(batch_size * measure())
+        result[f"batch {batch_size}"] = {name: statistics.median(values) for name, values in speeds.items()}
+    result["last / first characters"] = {name: statistics.median(values or [0]) for name, values in stretches.items()}
+    if args.json:
+        print(json.dumps(result))
+        return
+    print(
+        f"{shape[0][0]} layers x {shape[0][1]}, float32, {result['threads']} CPU threads, {args.rounds} rounds, medians"
+    )
+    for line in result["runs"]:
+        print(f"  {line}")
+    for batch_size in args.batch_sizes:
+        speeds = result[f"batch {batch_size}"]
+        print(f"\n{'batch ' + str(batch_size):30}{'characters/s':>14}{'x GPT-2':>9}")
+        for name, speed in speeds.items():
+            print(f"{name:30}{speed:14.0f}{speed / speeds['GPT-2, generate']:9.2f}")
+    print(f"\nspeed of the last {STRETCH} of {args.characters} characters, as a multiple of the first {STRETCH}:")
+    for name, ratio in result["last / first characters"].items():
+        print(f"  {name:28}{ratio:14.2f}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LyricGPTError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,97 @@
+"""What writing past the block costs in loss: `python benchmarks/past_window.py runs/songs-classic runs/songs-modern`.
+
+Characters 1,000 to 2,000 of held-out text are predicted twice, each from what is known when it is its turn:
+- as `generate` reads: with a cache, `modern` through its sliding window, `classic` from the start of its moving window;
+- by reading the whole last block anew for every character, which costs a block's work a character.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from modeling_lyricgpt import LyricGPTForCausalLM
+from modeling_lyricgpt.generation_lyricgpt import IncrementalDecoder
+from training_lyricgpt import LyricGPTError
+from training_lyricgpt.arguments import load_arguments
+from training_lyricgpt.devices import use_all_cores
+from training_lyricgpt.sample import load_run
+from training_lyricgpt.tokens import load_corpus
+
+
+@torch.no_grad()
+def losses_as_generated(model: LyricGPTForCausalLM, ids: torch.Tensor, first: int) -> torch.Tensor:
+    """Losses `(B, T - first)` in nats of the characters from `first` on of texts `(B, T)`."""
+    decoder = IncrementalDecoder(model, padding=torch.zeros(len(ids), dtype=torch.long))
+    columns = tqdm(range(first, ids.shape[1]), desc="as generated", disable=not sys.stderr.isatty())
+    logits = torch.cat([decoder.read(ids[:, :column], keep=1) for column in columns], dim=1)
+    return F.cross_entropy(logits.transpose(1, 2), ids[:, first:], reduction="none")
+
+
+@torch.no_grad()
+def losses_read_anew(model: LyricGPTForCausalLM, ids: torch.Tensor, first: int) -> torch.Tensor:
+    """The same losses, each from the whole last block read without a cache."""
+    block_size = model.config.max_position_embeddings
+    losses = []
+    for row in tqdm(ids, desc="read anew", disable=not sys.stderr.isatty()):
+        windows = row.unfold(0, block_size, 1)[first - block_size : -1]  # (T - first, block_size)
+        logits = torch.cat([model(part, use_cache=False, logits_to_keep=1).logits[:, 0] for part in windows.split(32)])
+        losses.append(F.cross_entropy(logits, row[first:], reduction="none"))
+    return torch.stack(losses)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--texts", type=int, default=6, help="stretches of held-out text (default: 6)")
+    parser.add_argument("--first", type=int, default=1000, help="first character that counts")
+    parser.add_argument("--last", type=int, default=2000, help="length of a text")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    args = parser.parse_args()
+    use_all_cores()
+    results = []
+    for run in args.runs:
+        model, _ = load_run(run)
+        if not model.config.max_position_embeddings <= args.first < args.last:
+            raise LyricGPTError(f"--first {args.first} must lie past the block of {run} and before --last {args.last}")
+        ids = torch.from_numpy(load_corpus(load_arguments(Path(run) / "run.yaml")).validation.ids.astype("int64"))
+        count = min(args.texts, len(ids) // args.last)
+        if not count:
+            raise LyricGPTError(f"{run}: its held-out text has {len(ids)} characters, fewer than --last {args.last}")
+        texts = ids[: count * args.last].view(count, args.last)
+        generated, anew = (rule(model, texts, args.first) for rule in (losses_as_generated, losses_read_anew))
+        difference = (generated - anew).mean(dim=1)
+        results.append(
+            {
+                "run": run,
+                "variant": model.config.variant,
+                "characters": generated.numel(),
+                "as_generated": float(generated.mean()),
+                "read_anew": float(anew.mean()),
+                "difference": float(difference.mean()),
+                "standard_error": float(difference.std() / count**0.5) if count > 1 else None,
+            }
+        )
+    if args.json:
+        print(json.dumps(results))
+        return
+    print(f"loss in nats a character, characters {args.first:,} to {args.last:,} of held-out text")
+    print(f"{'run':28}{'characters':>11}{'as generated':>14}{'read anew':>11}{'difference':>12}{'+-':>9}")
+    for row in results:
+        print(
+            f"{row['run']:28}{row['characters']:11,}{row['as_generated']:14.4f}{row['read_anew']:11.4f}"
+            f"{row['difference']:12.4f}{row['standard_error'] or 0:9.4f}"
+        )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LyricGPTError as error:
+        sys.exit(f"error: {error}")
