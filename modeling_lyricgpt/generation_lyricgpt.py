@@ -214,7 +214,9 @@ class IncrementalDecoder:
         self.eps = config.norm_eps
         self.act_fn = ACT2FN[config.hidden_act]
         self.layers = [FusedLayer.of(layer) for layer in model.model.layers]
-        self.capacity = self.block_size if self.sliding_window is None else 2 * self.sliding_window + CHUNK_LENGTH
+        self.capacity = self.block_size
+        if self.sliding_window is not None:
+            self.capacity = 2 * self.sliding_window + DRAFT_LENGTH + CHUNK_LENGTH
         shape = (len(self.layers), 2, len(padding), self.num_heads, self.capacity, self.head_dim)
         self.buffer = torch.empty(shape, dtype=model.dtype, device=model.device)
         self.masks = {}  # of a row alone, by the number of columns read: as wide as the buffer, used from the right
