@@ -15,7 +15,6 @@ Notable:
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -25,12 +24,10 @@ from transformers.generation import GenerationConfig, LogitsProcessorList, Stopp
 from transformers.generation.streamers import BaseStreamer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from .drafts_lyricgpt import NgramDrafts, Noise
+
 # Characters guessed ahead: measured at 6 x 384 on two cores, longer drafts cost more than they spare.
 DRAFT_LENGTH = 2
-# Longest context that a guess is looked up by.
-NGRAM_LENGTH = 4
-# Probabilities remembered, 8 MB of them: what is held does not grow with the song.
-MEMORY = 1 << 21
 # Characters of a prompt that are read at a time.
 CHUNK_LENGTH = 256
 
@@ -60,96 +57,6 @@ class StopSpellingCriteria(StoppingCriteria):
             if input_ids.shape[1] >= len(spelling):
                 done |= (input_ids[:, -len(spelling) :] == spelling.to(input_ids.device)).all(dim=-1)
         return done
-
-
-class NgramDrafts:
-    """Guesses what comes next in a text, from what the model predicted behind the same few characters before.
-
-    Predictions say more than the characters drawn from them. They are averaged by context, and contexts of 0 to
-    `NGRAM_LENGTH` characters are mixed: a context met n times outweighs all shorter ones n to 1.
-
-    Args:
-        ids: The text so far. Of a prompt only its characters are known.
-        vocab_size: Size of the alphabet.
-    """
-
-    def __init__(self, ids: list[int], vocab_size: int):
-        self.contexts = {}  # ids of a context -> [sum of predictions (vocab_size,), times met]; the oldest come first
-        self.limit = max(1, MEMORY // vocab_size)
-        self.vocab_size = vocab_size
-        self.ids = []
-        for index in ids:
-            self.append(index, np.eye(1, vocab_size, index, dtype=np.float32)[0])
-
-    def append(self, index: int, prediction: np.ndarray) -> None:
-        """Takes in the next id of the text and the probabilities `(vocab_size,)` that the model gave before it."""
-        context = tuple(self.ids[-NGRAM_LENGTH:])
-        for start in range(len(context) + 1):
-            total, count = self.contexts.pop(context[start:], (0.0, 0))
-            self.contexts[context[start:]] = total + prediction, count + 1
-        while len(self.contexts) > self.limit:
-            del self.contexts[next(iter(self.contexts))]
-        self.ids.append(index)
-
-    def predict(self, context: tuple[int, ...]) -> np.ndarray:
-        """Probabilities `(vocab_size,)` of what follows a context."""
-        prediction = np.full(self.vocab_size, 1 / self.vocab_size, dtype=np.float32)
-        for start in range(len(context), -1, -1):
-            if context[start:] not in self.contexts:
-                break
-            total, count = self.contexts[context[start:]]
-            prediction = (prediction + total) / (count + 1)
-        return prediction
-
-    def propose(self, noises: list[np.ndarray | None]) -> list[int]:
-        """The next ids, each guessed as if those before it were right.
-
-        Args:
-            noises: What the predictions of each will be divided by to draw it (see `draw`); `None` for the likeliest.
-        """
-        context = tuple(self.ids[-NGRAM_LENGTH:])
-        draft = []
-        for noise in noises:
-            prediction = self.predict(context)
-            draft.append(int((prediction if noise is None else prediction / noise).argmax()))
-            context = (*context, draft[-1])[-NGRAM_LENGTH:]
-        return draft
-
-
-class Noise:
-    """The random numbers that `torch.multinomial` would draw one character after the other with, known ahead.
-
-    It draws by dividing probabilities by exponential noise and taking the largest quotient
-    (https://arxiv.org/abs/1611.01144 has the same with logarithms).
-    """
-
-    def __init__(self, shape: torch.Size, device: torch.device):
-        self.shape = shape
-        self.device = device
-        self.rows = []  # (state of the generator before it, noise)
-
-    def _generator(self) -> torch.Generator:
-        if self.device.type == "cpu":
-            return torch.default_generator
-        return getattr(torch, self.device.type).default_generators[self.device.index or 0]
-
-    def ahead(self, length: int) -> list[torch.Tensor]:
-        """The noise of the next `length` draws."""
-        while len(self.rows) < length:
-            state = self._generator().get_state()
-            self.rows.append((state, torch.empty(self.shape, device=self.device).exponential_()))
-        return [noise for _, noise in self.rows[:length]]
-
-    def draw(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """What `torch.multinomial(probabilities, num_samples=1)` would draw next."""
-        self.ahead(1)
-        return (probabilities / self.rows.pop(0)[1]).argmax(dim=-1)
-
-    def give_back(self) -> None:
-        """Leaves the generator as if nothing had been drawn ahead."""
-        if self.rows:
-            self._generator().set_state(self.rows[0][0])
-            self.rows.clear()
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -9,7 +9,7 @@ Notable:
   the window is full. With or without a cache, alone or in a batch, the characters are the same. It trades context
   (between a half and a whole block) for reading each character about twice instead of a whole block every step.
 
-The folder that holds this file and `configuration_lyricgpt.py` is all that `trust_remote_code` needs.
+The folder that holds this file and its siblings is all that `trust_remote_code` needs.
 """
 
 import math

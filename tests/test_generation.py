@@ -10,8 +10,9 @@ from torch import nn
 from transformers import CompileConfig, DynamicCache, TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
 
-from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM, generation_lyricgpt
-from modeling_lyricgpt.generation_lyricgpt import IncrementalDecoder, NgramDrafts, Noise
+from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM, drafts_lyricgpt, generation_lyricgpt
+from modeling_lyricgpt.drafts_lyricgpt import NgramDrafts, Noise
+from modeling_lyricgpt.generation_lyricgpt import IncrementalDecoder
 from tokenization_lyricgpt import LyricGPTTokenizer
 
 PIPELINE = """
@@ -122,7 +123,7 @@ def test_drafts_spare_passes_where_a_text_repeats(passes):
 def test_drafts_continue_the_longest_context_they_know_and_what_they_remember_is_bounded(monkeypatch):
     drafts = NgramDrafts([1, 2, 3, 4, 9, 2, 3, 5, 0, 2, 3, 5, 1, 2, 3], vocab_size=60)
     assert drafts.propose([None] * 4) == [4, 9, 2, 3]  # after 1 2 3, though 5 came more often after 2 3
-    monkeypatch.setattr(generation_lyricgpt, "MEMORY", 100 * 60)
+    monkeypatch.setattr(drafts_lyricgpt, "MEMORY", 100 * 60)
     drafts = NgramDrafts(list(range(60)) * 3, vocab_size=60)
     assert len(drafts.contexts) == 100
     drafts.ids += [55]
