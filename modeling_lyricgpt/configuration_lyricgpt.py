@@ -116,10 +116,11 @@ class LyricGPTConfig(PreTrainedConfig):
                     f"positions turn pairs; choose a hidden_size that is a multiple of {2 * self.num_attention_heads}"
                 )
             if self.sliding_window is None:
-                self.sliding_window = max(1, self.max_position_embeddings // 2)
-            if not 1 <= self.sliding_window <= self.max_position_embeddings:
+                self.sliding_window = max(2, self.max_position_embeddings // 2)
+            # transformers' sliding caches take a window of 1 for an endless one.
+            if not 2 <= self.sliding_window <= self.max_position_embeddings:
                 raise ValueError(
-                    f"sliding_window {self.sliding_window} must lie between 1 and max_position_embeddings "
+                    f"sliding_window {self.sliding_window} must lie between 2 and max_position_embeddings "
                     f"{self.max_position_embeddings}"
                 )
             # Only `modern` has rotary positions; a declared field would give `classic` parameters that it does not use.

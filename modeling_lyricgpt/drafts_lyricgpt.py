@@ -10,8 +10,8 @@ import torch
 
 # Longest context that a guess is looked up by.
 NGRAM_LENGTH = 4
-# Probabilities remembered, 8 MB of them: what is held does not grow with the song.
-MEMORY = 1 << 21
+# Probabilities remembered: about 10 MB with all around them, however long the song.
+MEMORY = 1 << 20
 
 
 class NgramDrafts:
@@ -30,7 +30,7 @@ class NgramDrafts:
         self.limit = max(1, MEMORY // vocab_size)
         self.vocab_size = vocab_size
         self.ids = []
-        for index in ids:
+        for index in ids[-self.limit :]:
             self.append(index, np.eye(1, vocab_size, index, dtype=np.float32)[0])
 
     def append(self, index: int, prediction: np.ndarray) -> None:
@@ -57,7 +57,7 @@ class NgramDrafts:
         """The next ids, each guessed as if those before it were right.
 
         Args:
-            noises: What the predictions of each will be divided by to draw it (see `draw`); `None` for the likeliest.
+            noises: What the predictions of each will be divided by to draw it (see `noise_ahead`); `None` for the likeliest.
         """
         context = tuple(self.ids[-NGRAM_LENGTH:])
         draft = []
@@ -68,37 +68,13 @@ class NgramDrafts:
         return draft
 
 
-class Noise:
-    """The random numbers that `torch.multinomial` would draw one character after the other with, known ahead.
+def noise_ahead(length: int, vocab_size: int, device: torch.device) -> list[np.ndarray]:
+    """The random numbers `(vocab_size,)` that each of the next `length` calls of `torch.multinomial` will draw with.
 
-    It draws by dividing probabilities by exponential noise and taking the largest quotient
-    (https://arxiv.org/abs/1611.01144 has the same with logarithms).
+    It divides probabilities by exponential noise and takes the largest quotient. A copy of the generator is asked, so
+    that nothing is drawn; whoever else draws in between only makes the guesses worse.
     """
-
-    def __init__(self, shape: torch.Size, device: torch.device):
-        self.shape = shape
-        self.device = device
-        self.rows = []  # (state of the generator before it, noise)
-
-    def _generator(self) -> torch.Generator:
-        if self.device.type == "cpu":
-            return torch.default_generator
-        return getattr(torch, self.device.type).default_generators[self.device.index or 0]
-
-    def ahead(self, length: int) -> list[torch.Tensor]:
-        """The noise of the next `length` draws."""
-        while len(self.rows) < length:
-            state = self._generator().get_state()
-            self.rows.append((state, torch.empty(self.shape, device=self.device).exponential_()))
-        return [noise for _, noise in self.rows[:length]]
-
-    def draw(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """What `torch.multinomial(probabilities, num_samples=1)` would draw next."""
-        self.ahead(1)
-        return (probabilities / self.rows.pop(0)[1]).argmax(dim=-1)
-
-    def give_back(self) -> None:
-        """Leaves the generator as if nothing had been drawn ahead."""
-        if self.rows:
-            self._generator().set_state(self.rows[0][0])
-            self.rows.clear()
+    generator = torch.Generator(device)
+    generator.set_state(torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device))
+    rows = (torch.empty(1, vocab_size, dtype=torch.float32, device=device) for _ in range(length))
+    return [row.exponential_(generator=generator)[0].cpu().numpy() for row in rows]

@@ -14,17 +14,19 @@ Notable:
 """
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 from transformers.activations import ACT2FN
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from .drafts_lyricgpt import NgramDrafts, Noise
+from .drafts_lyricgpt import NgramDrafts, noise_ahead
 
 # Characters guessed ahead: measured at 6 x 384 on two cores, longer drafts cost more than they spare.
 DRAFT_LENGTH = 2
@@ -255,50 +257,75 @@ class IncrementalDecoder:
         return F.rms_norm(hidden_states, weight.shape, weight, self.eps)
 
 
-def reads_plainly(
+def knows_call(
     model: nn.Module,
     input_ids: torch.Tensor,
     generation_config: GenerationConfig,
     synced_gpus: bool,
     model_kwargs: dict,
 ) -> bool:
-    """Whether `sample` does all that is asked for, with a model whose modules nobody has changed."""
+    """Whether `sample` does all that a call of `generate` asks for."""
     cache, attention_mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
     if (
         synced_gpus
-        or model.training
         or generation_config.is_assistant
         or generation_config.return_dict_in_generate
         or generation_config.prefill_chunk_size is not None
         or not model_kwargs.get("use_cache")
         or not set(model_kwargs) <= {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
         or type(cache) is not DynamicCache
+        or getattr(cache, "_is_user_defined", False)  # it has to be filled
         or cache.get_seq_length() > 0
-        or model.config._attn_implementation != "sdpa"
+        or input_ids.device != model.device
+        or input_ids.device.type not in ("cpu", "cuda")
+        or input_ids.shape[1] == 0
     ):
         return False
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     if attention_mask.shape != input_ids.shape or not (attention_mask[:, -1] == 1).all():
         return False
-    if not (attention_mask.diff(dim=-1) >= 0).all():  # padded elsewhere than at the left
+    if not (attention_mask.long().diff(dim=-1) >= 0).all():  # padded elsewhere than at the left
         return False
+    positions = model_kwargs.get("position_ids")
     default = model._prepare_position_ids_for_generation(input_ids, {"attention_mask": attention_mask})
-    if (positions := model_kwargs.get("position_ids")) is not None and not (positions == default).all():
+    return positions is None or torch.equal(positions, default)
+
+
+def knows_model(model: nn.Module) -> bool:
+    """Whether a model computes what its configuration says: nobody has changed a module, and `IncrementalDecoder` does the same.
+
+    Adapters, quantisation, pruning and parametrisations put other modules in place, offloading and profilers add hooks.
+    So each module is compared with the one that the configuration builds (8 ms at 6 x 384, without weights).
+    """
+    config, own = model.config, model.model.__module__
+    kind = "full_attention" if config.sliding_window is None else "sliding_attention"
+    if model.__module__ != own or config._attn_implementation != "sdpa" or set(config.layer_types) != {kind}:
         return False
-    kind = "full_attention" if model.config.sliding_window is None else "sliding_attention"
-    if set(model.config.layer_types) != {kind}:
+    if config.sliding_window is not None and model.model.rotary_emb.rope_type in ("dynamic", "longrope"):
+        return False  # their frequencies change with the length read
+    if _has_any_global_hook():
         return False
-    if model.config.sliding_window is not None and "dynamic" in model.model.rotary_emb.rope_type:
-        return False
-    # Adapters, quantisation and parametrisations put other classes in place; offloading and profilers add hooks.
-    own = model.__module__
-    return all(
-        (type(module).__module__ == own or type(module).__module__.startswith(("torch.nn.modules.", "transformers.")))
-        and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
-        and all(type(parameter) is nn.Parameter for parameter in module.parameters(recurse=False))
-        for module in model.modules()
-    )
+    with torch.device("meta"):
+        built = type(model)(config)
+
+    def is_as_built(module: nn.Module | None, other: nn.Module | None) -> bool:
+        if type(module) is not type(other) or module.extra_repr() != other.extra_repr() or module.training:
+            return False
+        # transformers leaves hooks behind that record hidden states when asked to.
+        hooks = [
+            hook for hook in module._forward_hooks.values() if not hook.__module__.startswith("transformers.utils")
+        ]
+        return (
+            not hooks
+            and not module._forward_pre_hooks
+            and type(module).forward.__module__.startswith((own, "torch.nn.modules.", "transformers."))
+            and not any(callable(getattr(type(module), name, None)) for name in vars(module))  # a method replaced
+            and getattr(module, "scaling", None) == getattr(other, "scaling", None)
+            and all(type(parameter) is nn.Parameter for parameter in module.parameters(recurse=False))
+        )
+
+    return all(is_as_built(*pair) for pair in zip_longest(model.modules(), built.modules()))
 
 
 def sample(
@@ -314,13 +341,13 @@ def sample(
 
     What is drawn, and from which random numbers, is what transformers' `_sample` draws: one `multinomial` for each
     character of the batch, after the same logits processors. Drafts only spare passes, and only a single row has them.
+    (Logits are equal to float32's rounding; in bfloat16, whose rounding is coarse, a seed may give another song.)
     """
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     batch_size, vocab_size = len(input_ids), model.config.vocab_size
     decoder = IncrementalDecoder(model, padding=(attention_mask == 0).sum(-1))
     drafts = NgramDrafts(input_ids[0].tolist(), vocab_size) if batch_size == 1 else None
-    noise = Noise((batch_size, vocab_size), input_ids.device) if generation_config.do_sample else None
     pad_token_id = generation_config._pad_token_tensor
     ends = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
     unfinished = torch.ones(batch_size, dtype=torch.long, device=input_ids.device)
@@ -328,8 +355,10 @@ def sample(
         draft = []
         if drafts is not None:
             length = min(DRAFT_LENGTH, decoder.room(input_ids.shape[1]))
-            ahead = noise.ahead(length) if noise is not None else []
-            draft = drafts.propose([row[0].cpu().numpy() for row in ahead] or [None] * length)
+            noise = (
+                noise_ahead(length, vocab_size, input_ids.device) if generation_config.do_sample else [None] * length
+            )
+            draft = drafts.propose(noise)
         columns = torch.cat([input_ids, input_ids.new_tensor(draft).expand(batch_size, -1)], dim=-1)
         logits = decoder.read(columns, keep=len(draft) + 1).to(torch.float32)
         for index in range(len(draft) + 1):
@@ -337,7 +366,10 @@ def sample(
             for processor in logits_processor:
                 scores = processor(input_ids, scores)
             probabilities = F.softmax(scores, dim=-1)
-            next_tokens = torch.argmax(scores, dim=-1) if noise is None else noise.draw(probabilities)
+            if generation_config.do_sample:
+                next_tokens = torch.multinomial(probabilities, num_samples=1).squeeze(1)
+            else:
+                next_tokens = torch.argmax(scores, dim=-1)
             if ends:
                 next_tokens = next_tokens * unfinished + pad_token_id * (1 - unfinished)
             input_ids = torch.cat([input_ids, next_tokens[:, None]], dim=-1)
@@ -349,8 +381,6 @@ def sample(
                 if unfinished.max() == 0 or (index < len(draft) and drafts.ids[-1] != draft[index]):
                     break
         decoder.rewind(input_ids.shape[1] - 1)
-    if noise is not None:
-        noise.give_back()
     if streamer is not None:
         streamer.end()
     return input_ids

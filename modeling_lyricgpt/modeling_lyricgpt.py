@@ -33,7 +33,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lyricgpt import LyricGPTConfig
-from .generation_lyricgpt import StopSpellingCriteria, reads_plainly, sample
+from .generation_lyricgpt import StopSpellingCriteria, knows_call, knows_model, sample
 
 
 class LyricGPTRMSNorm(nn.Module):
@@ -453,7 +453,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         streamer=None,
         **model_kwargs,
     ):
-        if reads_plainly(self, input_ids, generation_config, synced_gpus, model_kwargs):
+        if knows_call(self, input_ids, generation_config, synced_gpus, model_kwargs) and knows_model(self):
             attention_mask = model_kwargs.get("attention_mask")
             return sample(
                 self, input_ids, logits_processor, stopping_criteria, generation_config, attention_mask, streamer

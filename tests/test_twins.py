@@ -295,12 +295,30 @@ def test_a_pickle_is_never_executed(tmp_path, notebook):
     assert not (tmp_path / "executed.txt").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"hello world", b".", b"PK\x03\x04"])
+def test_a_file_that_is_no_state_dict_is_one_clear_error(tmp_path, notebook, content):
+    _, _, alphabet = notebook()
+    (tmp_path / "other.pt").write_bytes(content)
+    with pytest.raises(LyricGPTError, match="not a plain state dict"):
+        import_published(tmp_path / "other.pt", alphabet)
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "5", "null", '{"x": "a"}', '{"a": 1, "b": 2}', '{"stoi": {}}', '[["a"]]'])
+def test_json_that_is_no_alphabet_is_one_clear_error(tmp_path, notebook, value):
+    _, weights, _ = notebook()
+    (tmp_path / "alphabet.json").write_text(value)
+    with pytest.raises(LyricGPTError, match=r"alphabet|ids must be"):
+        import_published(weights, tmp_path / "alphabet.json")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda state: state.pop("blocks.1.ffwd.net.2.bias"), r"has no blocks\.1\.ffwd\.net\.2\.bias"),
         (lambda state: state.update({"blocks.0.rotary": torch.ones(3)}), r"also has blocks\.0\.rotary"),
         (lambda state: state.update({"lm_head.bias": torch.ones(3)}), r"lm_head\.bias is \(3,\), expected 39"),
+        (lambda state: state["blocks.0.sa.heads.1.tril"].fill_(1), r"heads\.1\.tril is not the causal mask"),
+        (lambda state: state["lm_head.bias"].fill_(torch.nan), r"lm_head\.bias is not a tensor of finite numbers"),
         (lambda state: state.clear(), r"has no token_embedding_table\.weight"),
     ],
 )

@@ -9,12 +9,10 @@ Notable:
 """
 
 import json
-import pickle
 import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
@@ -41,17 +39,26 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # whatever torch and safetensors make of bytes that are something else
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise LyricGPTError(
             f"{path} is not a plain state dict of tensors (nothing else is read, because reading it could execute code): "
-            f"{str(error).splitlines()[0]}. Save one with torch.save(model.state_dict(), …)"
+            f"{reason}. Save one with torch.save(model.state_dict(), …)"
         ) from error
     for name in NESTED:
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise LyricGPTError(f"{path} holds a {type(state).__name__}, not a state dict of tensors by name")
-    return {re.sub(r"^(_orig_mod\.|module\.)+", "", name): value.float() for name, value in state.items()}
+    renamed = {re.sub(r"^(_orig_mod\.|module\.)+", "", name): value for name, value in state.items()}
+    if len(renamed) < len(state):
+        raise LyricGPTError(f"{path} holds the same weight under two names")
+    for name, value in renamed.items():
+        if value.layout != torch.strided or not value.is_floating_point() or not torch.isfinite(value).all():
+            raise LyricGPTError(f"{path}: {name} is not a tensor of finite numbers ({value.dtype}, {value.layout})")
+    return {name: value.float() for name, value in renamed.items()}
 
 
 def read_alphabet(path: Path, size: int) -> list[str]:
@@ -66,18 +73,25 @@ def read_alphabet(path: Path, size: int) -> list[str]:
     if not path.is_file():
         raise LyricGPTError(f"no such file: {path}")
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
         entries = json.loads(text) if path.suffix == ".json" else text
-    except ValueError as error:
+        if isinstance(entries, dict):
+            if all(type(value) is int for value in entries.values()):
+                entries = {index: character for character, index in entries.items()}
+            entries = {int(index): character for index, character in entries.items()}
+            if sorted(entries) != list(range(len(entries))):
+                raise LyricGPTError(
+                    f"{path}: the ids must be 0 to {len(entries) - 1}, each once; found {sorted(entries)}"
+                )
+            entries = [entries[index] for index in range(len(entries))]
+        if not isinstance(entries, str) and not all(isinstance(entry, str) and len(entry) == 1 for entry in entries):
+            raise TypeError("it holds something else than single characters")
+    except (ValueError, TypeError) as error:
         raise LyricGPTError(f"{path} cannot be read as an alphabet: {error}") from error
-    if isinstance(entries, dict):
-        if all(isinstance(value, int) for value in entries.values()):
-            entries = {index: character for character, index in entries.items()}
-        entries = [entries[key] for key in sorted(entries, key=int)]
     characters = list(entries)
     if isinstance(entries, str) and len(set(characters)) < len(characters):
         characters = sorted(set(characters))
-    if len(characters) != size or len(set(characters)) != size or any(len(entry) != 1 for entry in characters):
+    if len(characters) != size or len(set(characters)) != size:
         raise LyricGPTError(
             f"{path} gives {len(set(characters))} distinct characters, and the model has {size}; give the training text, or "
             "the characters in the order of their ids, each once, without a line break at the end that is none of them"
@@ -114,12 +128,19 @@ def import_published(
         LyricGPTError: any other model, with the first name or shape that differs.
     """
     state = read_state_dict(state_dict)
-    state = {name: value for name, value in state.items() if not name.endswith(".tril")}
     embedding = take(state, "token_embedding_table.weight", None, None)
     vocab_size, width = embedding.shape
     positions = take(state, "position_embedding_table.weight", None, width)
     numbers = [re.match(r"blocks\.(\d+)\.sa\.heads\.(\d+)\.", name) for name in state]
     found = [(int(number[1]), int(number[2])) for number in numbers if number]
+    mask = torch.tril(torch.ones(len(positions), len(positions)))
+    for layer, head in found:
+        tril = state.pop(f"blocks.{layer}.sa.heads.{head}.tril", mask)
+        if not torch.equal(tril, mask):
+            raise LyricGPTError(
+                f"this is not the published model: blocks.{layer}.sa.heads.{head}.tril is not the causal mask of its "
+                f"{len(positions)} positions"
+            )
     num_layers, num_heads = (max((pair[part] for pair in found), default=0) + 1 for part in (0, 1))
     if width % num_heads:
         raise LyricGPTError(
