@@ -248,12 +248,16 @@ def test_the_older_notebook_divides_by_the_width(notebook):
     assert_computes_the_same(theirs, ALPHABET, *import_published(weights, alphabet, scale="n_embd"))
 
 
-@pytest.mark.parametrize("form", ["unsorted", "list", "character_to_id", "id_to_character", "training text"])
+@pytest.mark.parametrize(
+    "form", ["unsorted", "with a line break at the end", "list", "character_to_id", "id_to_character", "training text"]
+)
 def test_alphabets_come_in_many_forms(tmp_path, notebook, form):
-    order = ALPHABET[::-1] if form == "unsorted" else ALPHABET
+    order = ALPHABET[::-1] if form in ("unsorted", "with a line break at the end") else ALPHABET
     theirs, weights, path = notebook(order)
     if form == "training text":
         path.write_text(ALPHABET[::-1] * 3, encoding="utf-8", newline="")
+    elif form == "with a line break at the end":
+        path.write_text(order + "\n", encoding="utf-8", newline="")
     elif form != "unsorted":
         path = tmp_path / "alphabet.json"
         ids = {character: index for index, character in enumerate(order)}

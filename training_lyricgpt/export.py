@@ -120,7 +120,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.import_published:
         model, tokenizer = import_published(Path(args.paths[0]), Path(args.paths[1]), args.scaled_by or SCALES[0])
         model.generation_config = generation_config(tokenizer)
-        export_model(model, tokenizer, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=UNFINISHED) as temporary:
+            export_model(model, tokenizer, Path(temporary) / "model")
+            (Path(temporary) / "model").replace(out)
         print(f"{out}: a classic LyricGPT of {model.num_parameters():,} parameters, {len(tokenizer)} characters")
         if args.scaled_by is None:
             print(
@@ -129,6 +132,9 @@ def main(argv: list[str] | None = None) -> None:
             )
         return
     model, tokenizer = load_run(args.paths[0])
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise LyricGPTError(f"{args.paths[0]}: the weights of {name} are not finite; there is nothing to export")
     ids, text = text_to_compare(args.paths[0], model, tokenizer)
     windows = comparison_windows(model, ids)
     twin, difference = write_twin(model, tokenizer, windows, out, source=Path(args.paths[0]).resolve().name)
@@ -141,5 +147,7 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except LyricGPTError as error:
+    except (LyricGPTError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

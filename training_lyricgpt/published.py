@@ -88,6 +88,8 @@ def read_alphabet(path: Path, size: int) -> list[str]:
             raise TypeError("it holds something else than single characters")
     except (ValueError, TypeError) as error:
         raise LyricGPTError(f"{path} cannot be read as an alphabet: {error}") from error
+    if isinstance(entries, str) and len(entries) == size + 1 and len(set(entries)) == size:
+        entries = entries.removesuffix("\n")  # which an editor added
     characters = list(entries)
     if isinstance(entries, str) and len(set(characters)) < len(characters):
         characters = sorted(set(characters))

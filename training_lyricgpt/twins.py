@@ -200,6 +200,8 @@ def write_twin(
         card = twin_card(model, tokenizer, twin, difference, windows.numel(), source)
         (staged / "README.md").write_text(card, encoding="utf-8")
         staged.chmod(0o755)
+        for path in staged.iterdir():
+            path.chmod(0o644)
         staged.replace(folder)
     return twin, difference
 
@@ -227,9 +229,10 @@ def twin_card(
     config = model.config
     if config.variant == "classic":
         limits = (
-            f"GPT-2 has a table of {config.max_position_embeddings} positions and **stops there**: a longer prompt is an "
-            f"error, and a song ends at {config.max_position_embeddings} characters. The model it was made of goes on, by "
-            "moving its window. GPT-2's key/value cache also makes a song cost more the longer it is."
+            f"GPT-2 has a table of {config.max_position_embeddings} positions and **stops there**. Prompt and max_new_tokens "
+            f"together must stay within {config.max_position_embeddings}, or it fails with `IndexError: index out of range in "
+            "self`; without max_new_tokens a song ends there by itself. The model it was made of goes on, by moving its "
+            "window. GPT-2's key/value cache also makes a song cost more the longer it is."
         )
     else:
         limits = (
