@@ -15,6 +15,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -29,6 +30,7 @@ from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, describe_differences, load_arguments, parse_arguments
 from training_lyricgpt.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from training_lyricgpt.cpu_kernels import FastDropout, training_attention
 from training_lyricgpt.devices import Stop, keep_freed_memory, start_accelerator, use_all_cores
 from training_lyricgpt.evaluation import evaluate_split
 from training_lyricgpt.export import WEIGHTS, export_model, generation_config
@@ -136,10 +138,10 @@ def key_dropout(args: Arguments, step: int, process: int, micro_batch: int) -> N
 def micro_batches(
     args: Arguments, corpus: TokenizedCorpus, accelerator: Accelerator, step: int
 ) -> Iterator[torch.Tensor]:
-    """This process's share of the global batch of a step, in `gradient_accumulation_steps` parts, on its device."""
+    """This process's share of the global batch of a step, in micro-batches, on its device."""
     offsets = batch_offsets(args.seed, step, args.batch_size, len(corpus.train), args.block_size)
     mine = np.array_split(offsets, accelerator.num_processes)[accelerator.process_index]
-    for part in np.array_split(mine, args.gradient_accumulation_steps):
+    for part in np.array_split(mine, accelerator.gradient_accumulation_steps):
         windows = corpus.train.windows(part, args.block_size)  # (micro-batch, block_size + 1)
         if accelerator.device.type == "cuda":
             windows = windows.pin_memory()
@@ -154,21 +156,22 @@ def train_step(
     optimizers: list[AcceleratedOptimizer],
     step: int,
 ) -> torch.Tensor:
-    """One optimizer step; returns this process's mean loss in nats, still on its device."""
-    losses = []
+    """One optimizer step; returns this process's mean loss in nats and the gradient's norm, shape `(2,)`, on its device."""
+    losses, norm = [], None
     for index, windows in enumerate(micro_batches(args, corpus, accelerator, step)):
         key_dropout(args, step, accelerator.process_index, index)
+        labels = windows[:, 1:].contiguous()
         with accelerator.accumulate(model):
-            labels = windows[:, 1:].contiguous()
-            loss = model(input_ids=windows[:, :-1], labels=labels, shift_labels=labels, use_cache=False).loss
+            with nullcontext() if args.compile else FastDropout():
+                loss = model(input_ids=windows[:, :-1], labels=labels, shift_labels=labels, use_cache=False).loss
             accelerator.backward(loss)
-            if accelerator.sync_gradients and args.max_grad_norm > 0:
-                accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
         losses.append(loss.detach())
-    return torch.stack(losses).mean()
+    return torch.stack([torch.stack(losses).mean(), norm.detach()])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -188,12 +191,7 @@ def train(args: Arguments, launch: str) -> None:
     transformers.utils.logging.disable_progress_bar()  # this run has a bar of its own
     if not (is_main and sys.stderr.isatty()):
         datasets.disable_progress_bars()
-    parts = accelerator.num_processes * args.gradient_accumulation_steps
-    if args.batch_size % parts:
-        raise LyricGPTError(
-            f"batch_size {args.batch_size} is not divisible by {accelerator.num_processes} process(es) x "
-            f"{args.gradient_accumulation_steps} gradient_accumulation_steps = {parts}"
-        )
+    parts = accelerator.num_processes * accelerator.gradient_accumulation_steps
     if args.mixed_precision == "fp16" and (accelerator.device.type == "cpu" or args.optimizer == "muon"):
         raise LyricGPTError("mixed_precision fp16 needs a GPU and the optimizer adamw; use bf16, or no")
 
@@ -241,7 +239,9 @@ def train(args: Arguments, launch: str) -> None:
     if args.eval_only:
         if not going_on:
             raise LyricGPTError(f"output_dir {folder} holds no run to evaluate")
-        figures = evaluate_model(load_run(str(folder))[0].to(accelerator.device))
+        model = load_run(str(folder))[0].to(accelerator.device)
+        model.set_attn_implementation(training_attention(args, accelerator))
+        figures = evaluate_model(model)
         say("\n".join(f"{name}: {value:.4f}" for name, value in figures.items()))
         return
 
@@ -249,6 +249,9 @@ def train(args: Arguments, launch: str) -> None:
     model = build_model(args, corpus)
     parameters = model.num_parameters()
     optimizers = build_optimizers(args, model.to(accelerator.device))
+    # On a CPU training has kernels of its own; what is sampled goes through the model as everybody loads it.
+    attention = training_attention(args, accelerator)
+    model.set_attn_implementation(attention)
     if args.compile:
         model.compile()
     model, *optimizers = accelerator.prepare(model, *optimizers)
@@ -306,8 +309,7 @@ def train(args: Arguments, launch: str) -> None:
         row |= {"chars_per_second": characters_per_second}
         row |= {"elapsed_seconds": elapsed + time.perf_counter() - started}
         if is_main:
-            was_training = bare_model.training
-            bare_model.eval()
+            bare_model.eval().set_attn_implementation("sdpa")
             text = write_song(
                 bare_model,
                 corpus.tokenizer,
@@ -315,7 +317,7 @@ def train(args: Arguments, launch: str) -> None:
                 seed=seed,
                 max_new_tokens=SAMPLE_CHARACTERS,
             )
-            bare_model.train(was_training)
+            bare_model.train().set_attn_implementation(attention)
             with saving(folder):
                 if not rows or row["val_loss"] < best_evaluation(rows)["val_loss"]:
                     export_model(bare_model, corpus.tokenizer, folder)
@@ -332,7 +334,7 @@ def train(args: Arguments, launch: str) -> None:
     stop, stopped_by = Stop(), None
     characters_a_step = args.batch_size * args.block_size
     started = interval_started = time.perf_counter()
-    interval_steps = 0
+    interval_steps, first_wrong = 0, torch.zeros((), dtype=torch.int64, device=accelerator.device)
     say(TABLE_HEAD)
     for row in rows:
         say(table_line(row))
@@ -359,21 +361,26 @@ def train(args: Arguments, launch: str) -> None:
             break
 
         rate = set_learning_rate(args, bare_optimizers, step)
-        loss = train_step(args, corpus, accelerator, model, optimizers, step)
+        figures = train_step(args, corpus, accelerator, model, optimizers, step)
         step += 1
         interval_steps += 1
         bar.update()
+        # Which step was the first that went wrong is noted on the device, and looked at when something is read anyway.
+        wrong = ~figures.isfinite().all() if accelerator.scaler is None else ~figures[0].isfinite()
+        first_wrong = torch.where(wrong & (first_wrong == 0), step, first_wrong)
         is_saved = step % args.save_interval == 0 or step == args.max_steps
-        if step % args.log_interval == 0 or is_saved:
-            value = accelerator.gather(loss).mean().item()
-            if not math.isfinite(value):
+        if step % args.log_interval == 0 or step % args.eval_interval == 0 or is_saved:
+            value, norm = accelerator.reduce(figures, "mean").tolist()
+            if bad := int(accelerator.gather(first_wrong).max()):
                 raise LyricGPTError(
-                    f"the training loss is {value} at step {step}. Checkpoints and the best model are kept; try a lower "
-                    "learning_rate or a smaller max_grad_norm"
+                    f"the loss or its gradient is not finite at step {bad} (at step {step}: loss {value}, norm of the gradient "
+                    f"{norm}). Nothing of it was saved: checkpoints and the best model are of earlier steps. Try a lower "
+                    "learning_rate, a smaller max_grad_norm or more warmup_steps, with another --output_dir"
                 )
             speed = interval_steps * characters_a_step / (time.perf_counter() - interval_started)
             bar.set_postfix_str(f"loss {value:.4f}, {speed:,.0f} characters/s")
-            accelerator.log({"loss": value, "learning_rate": rate, "chars_per_second": speed}, step=step)
+            logged = {"loss": value, "gradient_norm": norm, "learning_rate": rate, "chars_per_second": speed}
+            accelerator.log(logged, step=step)
         if is_saved:
             save(step)
     bar.close()

@@ -95,7 +95,10 @@ class OptimizationArguments:
     """How it is trained."""
 
     batch_size: int = describe("Sequences an optimizer step, over all processes and accumulation steps.", 64)
-    gradient_accumulation_steps: int = describe("Micro-batches an optimizer step on each process.", 1)
+    gradient_accumulation_steps: int | None = describe(
+        "Micro-batches an optimizer step on each process. Default: on a CPU as many as keep one in its caches, else 1.",
+        None,
+    )
     max_steps: int = describe("Optimizer steps.", 5000)
     optimizer: Literal["adamw", "muon"] = describe(
         "adamw, or muon for the matrices of the blocks with adamw for the rest.", "adamw"
@@ -242,7 +245,7 @@ def check_arguments(args: Arguments) -> None:
         raise LyricGPTError("no corpus: give one with --dataset path/to/lyrics.csv")
     for name in (
         "block_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "batch_size",
-        "gradient_accumulation_steps", "max_steps", "eval_interval", "eval_batches", "log_interval", "save_interval",
+        "max_steps", "eval_interval", "eval_batches", "log_interval", "save_interval",
     ):  # fmt: skip
         if getattr(args, name) < 1:
             raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1")
@@ -252,7 +255,7 @@ def check_arguments(args: Arguments) -> None:
         value = getattr(args, name)
         if (value is not None and not 0 <= value <= 1) or (name == "dropout" and value == 1):
             raise LyricGPTError(f"{name} is {value}; it must lie between 0 and 1")
-    for name in ("max_songs", "sliding_window"):
+    for name in ("max_songs", "sliding_window", "gradient_accumulation_steps"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1")
     for name in ("learning_rate", "muon_learning_rate"):
