@@ -12,11 +12,13 @@ evaluate -> forward -> backward -> step -> log. Notable:
 import math
 import os
 import shlex
+import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -26,103 +28,40 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from tqdm import tqdm
 
-from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
+from modeling_lyricgpt import LyricGPTForCausalLM
+from tokenization_lyricgpt.tokenization_lyricgpt import describe_characters
 from training_lyricgpt import LyricGPTError
-from training_lyricgpt.arguments import Arguments, describe_differences, load_arguments, parse_arguments
-from training_lyricgpt.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from training_lyricgpt.cpu_kernels import FastDropout, training_attention
+from training_lyricgpt.arguments import Arguments, parse_arguments
+from training_lyricgpt.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from training_lyricgpt.cpu_kernels import cpu_kernels, fits
 from training_lyricgpt.devices import Stop, keep_freed_memory, start_accelerator, use_all_cores
 from training_lyricgpt.evaluation import evaluate_split
-from training_lyricgpt.export import WEIGHTS, export_model, generation_config
-from training_lyricgpt.files import UNFINISHED, clear_unfinished, lock_folder, read_json, saving, write_json
+from training_lyricgpt.export import WEIGHTS, export_model
+from training_lyricgpt.files import clear_unfinished, lock_folder, saving, write_json
+from training_lyricgpt.initialization import build_model, load_parent
 from training_lyricgpt.optimization import build_optimizers, learning_rate, set_learning_rate
+from training_lyricgpt.planning import (
+    describe_needs,
+    describe_plan,
+    flops_per_character,
+    matrix_product_rate,
+)
 from training_lyricgpt.reports import (
     TABLE_HEAD,
     best_evaluation,
     overfitting,
+    plural,
     read_metrics,
     table_line,
     write_metrics,
     write_reports,
 )
+from training_lyricgpt.resuming import check_folder
 from training_lyricgpt.sample import encode_prompt, load_run, write_song
 from training_lyricgpt.tokens import TokenizedCorpus, batch_offsets, evaluation_offsets, load_corpus
 
 SAMPLE_CHARACTERS = 300
 SPLIT_NAMES = {"train": "train", "val": "validation"}
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# What was there before
-
-
-def check_folder(args: Arguments, corpus: TokenizedCorpus) -> bool:
-    """Whether `output_dir` holds a run that goes on.
-
-    Raises:
-        LyricGPTError: it holds another run, or files that are none, or a run whose checkpoints are gone; nothing is
-            ever overwritten.
-    """
-    folder = Path(args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise LyricGPTError(f"output_dir {folder} is a file; choose another --output_dir")
-    if not folder.exists() or all(path.name.startswith(UNFINISHED) for path in folder.iterdir()):
-        return False
-    if not (folder / "run.yaml").exists():
-        raise LyricGPTError(f"output_dir {folder} is not empty and holds no run; choose another --output_dir")
-    if args.resume == "never":
-        raise LyricGPTError(f"output_dir {folder} holds a run and resume is 'never'; choose another --output_dir")
-    before, rows = load_arguments(folder / "run.yaml"), read_metrics(folder)
-    has_checkpoints = bool(list_checkpoints(folder / "checkpoints"))
-    if not has_checkpoints and all(row["step"] == 0 for row in rows) and not args.eval_only:
-        return False  # it was stopped before there was anything to lose
-    differences = describe_differences(before, args)
-    if (folder / "corpus.json").exists() and not differences:
-        then, now = read_json(folder / "corpus.json")["checksum"], corpus.report["checksum"]
-        if then != now:
-            differences.append(f"corpus: checksum {then[:12]}… in the run, {now[:12]}… now")
-    if differences:
-        listed = "\n  ".join(differences)
-        raise LyricGPTError(
-            f"output_dir {folder} holds another run. It differs in\n  {listed}\n"
-            "Choose another --output_dir, or repeat the run's own settings to go on with it"
-        )
-    if has_checkpoints and not rows:
-        raise LyricGPTError(
-            f"{folder} has checkpoints but no record (metrics.jsonl); restore it, or choose another --output_dir"
-        )
-    checkpoint, complaints = latest_checkpoint(folder / "checkpoints")
-    if checkpoint is None and rows and rows[-1]["step"] >= before.save_interval and not args.eval_only:
-        raise LyricGPTError(
-            f"the run in {folder} has come to step {rows[-1]['step']}, but none of its checkpoints can be read"
-            f"{''.join(f'; {complaint}' for complaint in complaints)}. Starting again would overwrite its model: restore "
-            "the folder checkpoints/, or choose another --output_dir"
-        )
-    return True
-
-
-def build_model(args: Arguments, corpus: TokenizedCorpus) -> LyricGPTForCausalLM:
-    """A freshly initialised model for this alphabet; the same for the same seed."""
-    transformers.set_seed(args.seed)
-    tokenizer = corpus.tokenizer
-    model = LyricGPTForCausalLM(
-        LyricGPTConfig(
-            variant=args.variant,
-            vocab_size=len(tokenizer),
-            hidden_size=args.hidden_size,
-            num_hidden_layers=args.num_hidden_layers,
-            num_attention_heads=args.num_attention_heads,
-            max_position_embeddings=args.block_size,
-            attention_dropout=args.dropout if args.variant == "classic" else None,
-            hidden_dropout=args.dropout,
-            sliding_window=args.sliding_window,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model.generation_config = generation_config(tokenizer)
-    return model
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -162,7 +101,7 @@ def train_step(
         key_dropout(args, step, accelerator.process_index, index)
         labels = windows[:, 1:].contiguous()
         with accelerator.accumulate(model):
-            with nullcontext() if args.compile else FastDropout():
+            with cpu_kernels(model, fits(args, accelerator)):
                 loss = model(input_ids=windows[:, :-1], labels=labels, shift_labels=labels, use_cache=False).loss
             accelerator.backward(loss)
             if accelerator.sync_gradients:
@@ -174,8 +113,28 @@ def train_step(
     return torch.stack([torch.stack(losses).mean(), norm.detach()])
 
 
+def timed(function: Callable, *arguments: Any) -> float:
+    """Seconds that a call takes; on a GPU until its last kernel."""
+    started = time.perf_counter()
+    result = function(*arguments)
+    if isinstance(result, torch.Tensor):
+        result.tolist()
+    return time.perf_counter() - started
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The run
+
+
+def prepare(
+    args: Arguments, accelerator: Accelerator, model: LyricGPTForCausalLM
+) -> tuple[torch.nn.Module, list[AcceleratedOptimizer]]:
+    """The model as it trains on this machine, and its optimizers."""
+    optimizers = build_optimizers(args, model.to(accelerator.device))
+    if args.compile:
+        model.compile()
+    prepared, *optimizers = accelerator.prepare(model, *optimizers)
+    return prepared, optimizers
 
 
 def train(args: Arguments, launch: str) -> None:
@@ -191,7 +150,6 @@ def train(args: Arguments, launch: str) -> None:
     transformers.utils.logging.disable_progress_bar()  # this run has a bar of its own
     if not (is_main and sys.stderr.isatty()):
         datasets.disable_progress_bars()
-    parts = accelerator.num_processes * accelerator.gradient_accumulation_steps
     if args.mixed_precision == "fp16" and (accelerator.device.type == "cpu" or args.optimizer == "muon"):
         raise LyricGPTError("mixed_precision fp16 needs a GPU and the optimizer adamw; use bf16, or no")
 
@@ -201,14 +159,15 @@ def train(args: Arguments, launch: str) -> None:
             sys.stdout.flush()
 
     # Data
-    corpus = load_corpus(args)
-    report = corpus.report
     folder = Path(args.output_dir)
+    parent = load_parent(args)
+    corpus = load_corpus(args, parent.alphabet if parent else "")
+    report, reads_only = corpus.report, args.eval_only or args.plan
     encode_prompt(corpus.tokenizer, args.sample_prompt)  # a prompt that cannot be read is said now, not hours later
-    lock = lock_folder(folder) if is_main and not args.eval_only else None
+    lock = lock_folder(folder) if is_main and not reads_only else None
     going_on = check_folder(args, corpus)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
-    if is_main and not args.eval_only:
+    if is_main and not reads_only:
         with saving(folder):
             folder.mkdir(parents=True, exist_ok=True)
             clear_unfinished(folder)
@@ -219,6 +178,8 @@ def train(args: Arguments, launch: str) -> None:
         f"{report['tokens']['train']:,} characters for training, {report['tokens']['validation']:,} held out, "
         f"alphabet of {report['alphabet_size']}"
     )
+    if parent and (new := sorted(set(corpus.tokenizer.alphabet).difference(parent.alphabet))):
+        say(f"{args.init_from} did not know {plural(len(new), 'character')} of this corpus: {describe_characters(new)}")
     if unknown := report["unknown"].get("validation", 0):
         say(f"note: {unknown:,} held-out characters are not in the training alphabet and are read as <|unk|>")
     split_offsets = {
@@ -228,11 +189,17 @@ def train(args: Arguments, launch: str) -> None:
         for split, name in SPLIT_NAMES.items()
     }
 
-    def evaluate_model(module: torch.nn.Module) -> dict[str, float]:
+    def evaluate_model(
+        module: torch.nn.Module, should_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
         figures = {}
+        size = args.batch_size // accelerator.num_processes // accelerator.gradient_accumulation_steps
         for split, name in SPLIT_NAMES.items():
-            stream, offsets, size = getattr(corpus, name), split_offsets[split], args.batch_size // parts
-            result = evaluate_split(accelerator, module, stream, offsets, args.block_size, size)
+            stream, offsets = getattr(corpus, name), split_offsets[split]
+            with cpu_kernels(module, fits(args, accelerator)):
+                result = evaluate_split(accelerator, module, stream, offsets, args.block_size, size, should_stop)
+            if result is None:
+                return None
             figures |= {f"{split}_{key}": value for key, value in result.items()}
         return figures
 
@@ -240,27 +207,34 @@ def train(args: Arguments, launch: str) -> None:
         if not going_on:
             raise LyricGPTError(f"output_dir {folder} holds no run to evaluate")
         model = load_run(str(folder))[0].to(accelerator.device)
-        model.set_attn_implementation(training_attention(args, accelerator))
         figures = evaluate_model(model)
         say("\n".join(f"{name}: {value:.4f}" for name, value in figures.items()))
         return
 
     # Model and optimizers
-    model = build_model(args, corpus)
-    parameters = model.num_parameters()
-    optimizers = build_optimizers(args, model.to(accelerator.device))
-    # On a CPU training has kernels of its own; what is sampled goes through the model as everybody loads it.
-    attention = training_attention(args, accelerator)
-    model.set_attn_implementation(attention)
-    if args.compile:
-        model.compile()
-    model, *optimizers = accelerator.prepare(model, *optimizers)
-    bare_model = accelerator.unwrap_model(model, keep_torch_compile=False)
-    bare_optimizers = [optimizer.optimizer for optimizer in optimizers]
+    bare_model = build_model(args, corpus, parent)
+    parameters = bare_model.num_parameters()
     say(
-        f"model: {args.variant}, {parameters:,} parameters; {accelerator.num_processes} process(es) on "
-        f"{accelerator.device.type}, precision {accelerator.mixed_precision}"
+        f"model: {args.variant}, {parameters:,} parameters; {plural(accelerator.num_processes, 'process', 'es')} on "
+        f"{accelerator.device.type}, precision {accelerator.mixed_precision}\n"
+        f"{describe_needs(args, bare_model, accelerator)}"
     )
+    model, optimizers = prepare(args, accelerator, bare_model)
+    bare_optimizers = [optimizer.optimizer for optimizer in optimizers]
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    peak_rate = matrix_product_rate(bare_model.config, accelerator.device, dtype) * accelerator.num_processes
+    if args.plan:
+        seconds = [timed(train_step, args, corpus, accelerator, model, optimizers, step) for step in range(4)]
+        windows = sum(len(offsets) for offsets in split_offsets.values())
+        split_offsets = {split: offsets[: args.batch_size] for split, offsets in split_offsets.items()}
+        read = sum(len(offsets) for offsets in split_offsets.values())
+        figures = {
+            "step_seconds": statistics.median(seconds[1:]),
+            "evaluation_seconds": timed(evaluate_model, model) * windows / read,
+            "rate": peak_rate,
+        }
+        say(describe_plan(args, bare_model, len(corpus.train), figures))
+        return
 
     # What was there before
     step, rows, elapsed = 0, read_metrics(folder) if going_on else [], 0.0
@@ -287,7 +261,13 @@ def train(args: Arguments, launch: str) -> None:
     if args.tracker != "none":
         accelerator.init_trackers("lyricgpt", config={k: v for k, v in args.to_dict().items() if v is not None})
 
+    saved_step = step
+
     def save(current: int) -> None:
+        nonlocal saved_step
+        if current == saved_step:  # it lies there already
+            return
+        saved_step = current
         if is_main:
             state = {"elapsed_seconds": elapsed + time.perf_counter() - started}
             if accelerator.scaler is not None:
@@ -295,9 +275,12 @@ def train(args: Arguments, launch: str) -> None:
             save_checkpoint(folder / "checkpoints", current, bare_model, bare_optimizers, state)
         accelerator.wait_for_everyone()
 
-    def record(current: int, characters_per_second: float) -> None:
-        """One evaluation: figures, a sample, the best weights, the reports."""
-        figures = evaluate_model(model)
+    def record(current: int, characters_per_second: float) -> signal.Signals | None:
+        """One evaluation: figures, a sample, the best weights, the reports. A signal meanwhile leaves it undone."""
+        began = time.perf_counter()
+        figures = evaluate_model(model, lambda: stop.requested(accelerator, is_logging=True) is not None)
+        if figures is None:
+            return stop.requested(accelerator, is_logging=True)
         if not math.isfinite(figures["train_loss"] + figures["val_loss"]):
             raise LyricGPTError(
                 f"the loss is not finite at step {current} (training {figures['train_loss']}, validation "
@@ -306,21 +289,18 @@ def train(args: Arguments, launch: str) -> None:
         seed = args.seed + current
         row = {"step": current, **{k: v for k, v in figures.items() if not k.startswith("train_bits")}}
         row |= {"learning_rate": learning_rate(args, max(0, current - 1))}
-        row |= {"chars_per_second": characters_per_second}
-        row |= {"elapsed_seconds": elapsed + time.perf_counter() - started}
+        row |= {"chars_per_second": characters_per_second, "mfu": utilisation(characters_per_second)}
         if is_main:
-            bare_model.eval().set_attn_implementation("sdpa")
+            bare_model.eval()
             text = write_song(
-                bare_model,
-                corpus.tokenizer,
-                args.sample_prompt,
-                seed=seed,
-                max_new_tokens=SAMPLE_CHARACTERS,
+                bare_model, corpus.tokenizer, args.sample_prompt, seed=seed, max_new_tokens=SAMPLE_CHARACTERS
             )
-            bare_model.train().set_attn_implementation(attention)
+            bare_model.train()
             with saving(folder):
                 if not rows or row["val_loss"] < best_evaluation(rows)["val_loss"]:
                     export_model(bare_model, corpus.tokenizer, folder)
+                now = time.perf_counter()
+                row |= {"evaluation_seconds": now - began, "elapsed_seconds": elapsed + now - started}
                 rows.append(row | {"sample_seed": seed, "sample": text})
                 write_metrics(folder, rows)
                 write_reports(folder, args, report, rows, parameters)
@@ -329,10 +309,16 @@ def train(args: Arguments, launch: str) -> None:
             rows.append(row)
         accelerator.log({k: v for k, v in row.items() if k != "step"}, step=current)
         accelerator.wait_for_everyone()
+        return None
 
     # The loop
     stop, stopped_by = Stop(), None
-    characters_a_step = args.batch_size * args.block_size
+    characters_a_step, flops = args.batch_size * args.block_size, flops_per_character(bare_model.config)
+
+    def utilisation(characters_per_second: float) -> float:
+        """The share of the machine's rate of matrix products that the model's own take."""
+        return characters_per_second * flops / peak_rate
+
     started = interval_started = time.perf_counter()
     interval_steps, first_wrong = 0, torch.zeros((), dtype=torch.int64, device=accelerator.device)
     say(TABLE_HEAD)
@@ -349,7 +335,8 @@ def train(args: Arguments, launch: str) -> None:
     while True:
         if (step % args.eval_interval == 0 or step >= args.max_steps) and not (rows and rows[-1]["step"] == step):
             speed = interval_steps * characters_a_step / (time.perf_counter() - interval_started)
-            record(step, speed)
+            if stopped_by := record(step, speed):
+                break
             interval_started, interval_steps = time.perf_counter(), 0
         if step >= args.max_steps:
             break
@@ -380,14 +367,15 @@ def train(args: Arguments, launch: str) -> None:
             speed = interval_steps * characters_a_step / (time.perf_counter() - interval_started)
             bar.set_postfix_str(f"loss {value:.4f}, {speed:,.0f} characters/s")
             logged = {"loss": value, "gradient_norm": norm, "learning_rate": rate, "chars_per_second": speed}
-            accelerator.log(logged, step=step)
+            accelerator.log(logged | {"mfu": utilisation(speed)}, step=step)
         if is_saved:
             save(step)
     bar.close()
 
     # The end
     if stopped_by:
-        save(step)
+        if step:
+            save(step)
         accelerator.end_training()
         say(
             f"stopped by {stopped_by.name} at step {step:,} of {args.max_steps:,}; saved. To go on, run the same command:\n  {launch}"

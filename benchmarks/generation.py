@@ -39,7 +39,7 @@ from training_lyricgpt.arguments import load_arguments
 from training_lyricgpt.devices import use_all_cores
 from training_lyricgpt.reports import read_metrics
 from training_lyricgpt.sample import load_run
-from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.tokens import load_run_corpus
 from training_lyricgpt.twins import make_twin
 
 PROMPT_LENGTH = 32
@@ -77,7 +77,7 @@ def describe(run: str) -> str:
 
 def held_out_prompts(run: str, tokenizer: LyricGPTTokenizer, count: int) -> torch.Tensor:
     """The beginnings `(count, PROMPT_LENGTH)` of held-out songs, each behind the token that begins a song."""
-    ids = torch.from_numpy(load_corpus(load_arguments(Path(run) / "run.yaml")).validation.ids.astype("int64"))
+    ids = torch.from_numpy(load_run_corpus(Path(run)).validation.ids.astype("int64"))
     starts = (ids == tokenizer.bos_token_id).nonzero()[:, 0]
     starts = [start for start in starts.tolist() if start + PROMPT_LENGTH < len(ids)]
     if not starts:

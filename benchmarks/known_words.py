@@ -17,10 +17,9 @@ from tqdm import trange
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training_lyricgpt import LyricGPTError
-from training_lyricgpt.arguments import load_arguments
 from training_lyricgpt.devices import use_all_cores
 from training_lyricgpt.sample import load_run, write_song
-from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.tokens import load_run_corpus
 
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 
@@ -40,8 +39,7 @@ def main() -> None:
     use_all_cores()
     if args.characters < 1:
         raise LyricGPTError(f"--characters is {args.characters}; it must be at least 1")
-    run = load_arguments(Path(args.run) / "run.yaml")
-    corpus = load_corpus(run)
+    corpus = load_run_corpus(Path(args.run))
     model, tokenizer = load_run(args.run)
     training = tokenizer.decode(corpus.train.ids.tolist(), skip_special_tokens=True)
     held_out = tokenizer.decode(corpus.validation.ids.tolist(), skip_special_tokens=True)

@@ -19,10 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from modeling_lyricgpt import LyricGPTForCausalLM
 from modeling_lyricgpt.generation_lyricgpt import IncrementalDecoder
 from training_lyricgpt import LyricGPTError
-from training_lyricgpt.arguments import load_arguments
 from training_lyricgpt.devices import use_all_cores
 from training_lyricgpt.sample import load_run
-from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.tokens import load_run_corpus
 
 
 @torch.no_grad()
@@ -60,7 +59,7 @@ def main() -> None:
         model, _ = load_run(run)
         if not model.config.max_position_embeddings <= args.first < args.last:
             raise LyricGPTError(f"--first {args.first} must lie past the block of {run} and before --last {args.last}")
-        ids = torch.from_numpy(load_corpus(load_arguments(Path(run) / "run.yaml")).validation.ids.astype("int64"))
+        ids = torch.from_numpy(load_run_corpus(Path(run)).validation.ids.astype("int64"))
         count = min(args.texts, len(ids) // args.last)
         if not count:
             raise LyricGPTError(f"{run}: its held-out text has {len(ids)} characters, fewer than --last {args.last}")

@@ -178,7 +178,7 @@ def test_two_processes_give_the_curves_of_one_and_go_on_as_one(tmp_path):
     launch += ["--main_process_port", "0"]
     two = TINY | values | {"output_dir": tmp_path / "two"}
     result = assert_succeeds(run([*launch, "train_hf.py", *options(**two)]))
-    assert "2 process(es) on cpu" in result.stdout
+    assert "2 processes on cpu" in result.stdout
     assert result.stdout.count("A song it just wrote") == 1
     assert_succeeds(train(**values, output_dir=tmp_path / "one"))
     for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):

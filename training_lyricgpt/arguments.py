@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "max_steps",
     "eval_interval",
     "eval_only",
+    "plan",
     "log_interval",
     "save_interval",
     "early_stopping",
@@ -87,6 +88,9 @@ class ModelArguments:
         "Dropout of the residual branches and, in classic, of the attention weights. Default: classic 0.2, modern 0.",
         None,
     )
+    init_from: str | None = describe(
+        "Begin with the weights and the alphabet of this run folder or Hub id; its shape is taken over.", None
+    )
     sliding_window: int | None = describe("Characters a modern layer attends to. Default: half of block_size.", None)
 
 
@@ -133,6 +137,7 @@ class RunArguments:
     eval_interval: int = describe("Steps between evaluations.", 500)
     eval_batches: int = describe("Batches an evaluation reads of each split; all of a split that has fewer.", 100)
     eval_only: bool = describe("Evaluate the model in output_dir and stop.", False)
+    plan: bool = describe("Print what the run would take on this machine, and stop.", False)
     log_interval: int = describe("Steps between two readings of the loss.", 10)
     save_interval: int = describe("Steps between two checkpoints.", 500)
     sample_prompt: str = describe("Prompt of the sample at each evaluation; empty starts a song.", "")
@@ -143,7 +148,13 @@ class RunArguments:
 
 
 class Arguments(CorpusArguments, ModelArguments, OptimizationArguments, RunArguments):
-    """All fields of a run in one namespace."""
+    """All fields of a run in one namespace.
+
+    Attributes:
+        given: Names of the fields that stand on the command line.
+    """
+
+    given: frozenset[str] = frozenset()
 
     def __init__(self, **values: Any):
         for field, value in values.items():
@@ -225,6 +236,7 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     config = parser.parse_args(argv).config
     namespace = parser.parse_args(_as_options(read_yaml(config)) + argv)
     args = Arguments(**{name: getattr(namespace, name) for name in FIELDS})
+    args.given = frozenset(re.sub("=.*", "", part, flags=re.S).lstrip("-").replace("-", "_") for part in argv)
     if args.output_dir is None:
         args.output_dir = str(Path("runs") / Path(config).stem)
     args.output_dir = str(Path(args.output_dir).expanduser())

@@ -8,6 +8,7 @@ Notable:
 """
 
 import math
+from collections.abc import Callable
 
 import datasets
 import evaluate
@@ -43,21 +44,28 @@ def evaluate_split(
     offsets: np.ndarray,
     block_size: int,
     batch_size: int,
-) -> dict[str, float]:
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
     """Figures of a model on the windows at `offsets`, the same on every process.
 
     Args:
         offsets: Where each window begins, shape `(windows,)`; each process reads its share.
         batch_size: Windows a forward pass on one process.
+        should_stop: Asked before each forward pass, equally often on every process.
 
     Returns:
-        `loss` (nats a token), `accuracy` (0 to 1), `bits_per_char`.
+        `loss` (nats a token), `accuracy` (0 to 1), `bits_per_char`; None if it was to stop.
     """
     was_training = model.training
     model.eval()
     mine = offsets[accelerator.process_index :: accelerator.num_processes]
     counts = []  # (summed loss, hits, tokens) of each batch
-    for start in range(0, len(mine), batch_size):
+    stopped = False
+    for start in range(0, math.ceil(len(offsets) / accelerator.num_processes), batch_size):
+        if stopped := should_stop():
+            break
+        if start >= len(mine):
+            continue  # others have one more
         windows = stream.windows(mine[start : start + batch_size], block_size).to(accelerator.device)
         labels = windows[:, 1:]
         with accelerator.autocast():
@@ -66,6 +74,8 @@ def evaluate_split(
         hits = (logits.argmax(-1) == labels).sum()
         counts.append((loss.item() * labels.numel(), int(hits), labels.numel()))
     model.train(was_training)
+    if stopped:
+        return None
     counts = gather_object(counts)
     metric = NextCharacterAccuracy(keep_in_memory=True)
     metric.add_batch(predictions=[hits for _, hits, _ in counts], references=[tokens for _, _, tokens in counts])

@@ -22,11 +22,10 @@ from modeling_lyricgpt import LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 
 from . import LyricGPTError
-from .arguments import load_arguments
 from .files import UNFINISHED
 from .published import SCALES, import_published
 from .sample import load_run, write_song
-from .tokens import load_corpus
+from .tokens import load_run_corpus
 from .twins import comparison_windows, write_twin
 
 WEIGHTS = "model.safetensors"
@@ -81,7 +80,7 @@ def text_to_compare(run: str, model: LyricGPTForCausalLM, tokenizer: LyricGPTTok
     """
     if (Path(run) / "run.yaml").exists():
         try:
-            corpus = load_corpus(load_arguments(Path(run) / "run.yaml"))
+            corpus = load_run_corpus(Path(run))
         except LyricGPTError:  # it has moved, or stayed on another machine
             corpus = None
         if corpus is not None and corpus.tokenizer.alphabet == tokenizer.alphabet:

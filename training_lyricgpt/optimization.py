@@ -18,6 +18,7 @@ from .arguments import Arguments
 # Quintic Newton-Schulz coefficients of the Muon reference: they push all singular values into about [0.7, 1.2].
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+CACHED_ELEMENTS = 4 * 384 * 384
 
 
 def schedule(args: Arguments, step: int) -> float:
@@ -42,7 +43,7 @@ def learning_rate(args: Arguments, step: int, peak: float | None = None) -> floa
 
 @torch.no_grad()
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest (semi-)orthogonal matrices, roughly, by Newton-Schulz in float32; shape `(..., rows, columns)`."""
+    """The nearest (semi-)orthogonal matrices, roughly, by Newton-Schulz in float32; shape `(N, rows, columns)`."""
     a, b, c = NEWTON_SCHULZ
     x = matrices.float()
     tall = x.size(-2) > x.size(-1)
@@ -51,7 +52,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)
 
 
@@ -89,11 +90,19 @@ class Muon(torch.optim.Optimizer):
                         state["momentum_buffer"] = torch.zeros_like(parameter)
                     buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                     updates.append(parameter.grad.lerp(buffer, group["momentum"]))
+                # A GPU takes all of them at once; on a CPU four of 384 x 384 stay in its caches.
+                together = len(updates) if parameters[0].is_cuda else max(1, CACHED_ELEMENTS // shape.numel())
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
-                for parameter, update in zip(parameters, orthogonalize(torch.stack(updates)), strict=True):
+                moves = [move for part in torch.stack(updates).split(together) for move in orthogonalize(part)]
+                for parameter, move in zip(parameters, moves, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update, alpha=-group["lr"] * scale)
+                    parameter.add_(move, alpha=-group["lr"] * scale)
         return loss
+
+
+def uses_muon(args: Arguments, name: str, parameter: torch.Tensor) -> bool:
+    """Whether Muon takes a parameter: the matrices of the blocks."""
+    return args.optimizer == "muon" and parameter.ndim == 2 and ".layers." in name
 
 
 def build_optimizers(args: Arguments, model: nn.Module) -> list[torch.optim.Optimizer]:
@@ -102,7 +111,7 @@ def build_optimizers(args: Arguments, model: nn.Module) -> list[torch.optim.Opti
     Each parameter group carries its own `peak_lr`.
     """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    muon = {n: p for n, p in parameters.items() if args.optimizer == "muon" and p.ndim == 2 and ".layers." in n}
+    muon = {n: p for n, p in parameters.items() if uses_muon(args, n, p)}
     rest = {n: p for n, p in parameters.items() if n not in muon}
     decayed = [p for p in rest.values() if args.decay_parameters == "all" or p.ndim >= 2]
     plain = [p for p in rest.values() if args.decay_parameters != "all" and p.ndim < 2]

@@ -132,8 +132,9 @@ def write_samples(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_text(folder / "samples.txt", "\n".join(blocks))
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+def plural(count: int, noun: str, ending: str = "s") -> str:
+    """A number and its noun."""
+    return f"{count:,} {noun}" + ("" if count == 1 else ending)
 
 
 def model_card(

@@ -30,7 +30,7 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 from tokenization_lyricgpt.tokenization_lyricgpt import UnknownCharacterError
 
 from . import LyricGPTError
-from .arguments import Arguments
+from .arguments import Arguments, load_arguments
 from .corpus import Songs, find_files, read_songs, split_songs
 from .files import cache_folder, known_checksum, read_json, saving, write_json
 
@@ -98,7 +98,7 @@ def describe_files(pattern: str) -> list[dict[str, Any]]:
     ]
 
 
-def corpus_settings(args: Arguments) -> dict[str, Any]:
+def corpus_settings(args: Arguments, base_alphabet: str) -> dict[str, Any]:
     """Everything that the token streams depend on, content first."""
     names = (
         "text_column", "encoding", "cleaning", "split", "split_seed", "validation_fraction", "alphabet",
@@ -109,18 +109,22 @@ def corpus_settings(args: Arguments) -> dict[str, Any]:
         "files": describe_files(args.dataset),
         "validation_files": describe_files(args.validation_file) if args.validation_file else [],
         **{name: getattr(args, name) for name in names},
+        **({"base_alphabet": base_alphabet} if base_alphabet else {}),
     }
 
 
-def load_corpus(args: Arguments) -> TokenizedCorpus:
+def load_corpus(args: Arguments, base_alphabet: str = "") -> TokenizedCorpus:
     """The corpus of a run as token streams: from the cache, or prepared and put there.
 
     Any number of processes may call this at once; one prepares, the others wait.
 
+    Args:
+        base_alphabet: Characters that are in the alphabet besides those of the corpus.
+
     Raises:
         LyricGPTError: whatever is wrong with the corpus, and a split shorter than `block_size + 1`.
     """
-    settings = corpus_settings(args)
+    settings = corpus_settings(args, base_alphabet)
     # Where a file lies and what it is called change nothing of the streams.
     content = json.dumps(
         settings
@@ -157,6 +161,19 @@ def load_corpus(args: Arguments) -> TokenizedCorpus:
             )
         streams[split] = TokenStream(np.memmap(folder / f"{split}.bin", dtype=tokenizer.id_dtype, mode="r"))
     return TokenizedCorpus(tokenizer, **streams, report=report)
+
+
+def load_run_corpus(folder: Path) -> TokenizedCorpus:
+    """The corpus that a run was trained on, if it still lies where it did.
+
+    Raises:
+        LyricGPTError: it does not, or is another now.
+    """
+    report = read_json(folder / "corpus.json")
+    corpus = load_corpus(load_arguments(folder / "run.yaml"), report.get("base_alphabet", ""))
+    if corpus.report["checksum"] != report["checksum"]:
+        raise LyricGPTError(f"the corpus of {folder} has changed since; restore it")
+    return corpus
 
 
 def is_prepared(folder: Path) -> bool:
@@ -234,6 +251,7 @@ def prepare(args: Arguments, settings: dict[str, Any], folder: Path) -> None:
             counts["train"] = count_characters(leading_characters(songs.dataset, separator, cut))
     alphabet_counts = counts["train"] if args.alphabet == "train" else sum(counts.values())
     alphabet = {chr(point) for point in np.flatnonzero(alphabet_counts)} | set(separator)
+    alphabet |= set(settings.get("base_alphabet", ""))
     tokenizer = LyricGPTTokenizer.from_alphabet(alphabet, special_tokens=args.special_tokens)
     between = [tokenizer.eos_token_id] if args.special_tokens else tokenizer.encode_corpus([separator])[0].tolist()
     around = between if args.special_tokens else []

@@ -1,0 +1,258 @@
+"""Characters a second in training: LyricGPT's own step, the published way and GPT-2 in a plain loop, and the roofline.
+
+    python benchmarks/training.py                 # the table, about fifteen minutes on two cores
+    python benchmarks/training.py --rounds 1 --only classic published
+
+All at 6 layers x 6 heads x 384, 77 characters, batch 64 x 256, float32 on a CPU. Contenders take turns, each in a process
+of its own; the first step of each is not counted, and the table has medians over the rounds. Notable:
+- LyricGPT goes through `train_hf.py`'s own functions with the optimizers of `configs/spotify.yaml` (classic) and
+  `configs/spotify_modern.yaml` (modern).
+- The published way is written here as such notebooks write it: a `Linear` a head, a buffer for the mask, softmax
+  written out, AdamW with its defaults.
+- GPT-2 is transformers' `GPT2LMHeadModel` as it comes, in a plain AdamW loop.
+- The roofline is the best rate of matrix products that torch reaches, divided by the model FLOPs of a character (see
+  `training_lyricgpt/planning.py`). Muon's own products are not model FLOPs: they count as time lost.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import train_hf
+from modeling_lyricgpt import LyricGPTConfig
+from training_lyricgpt.arguments import parse_arguments
+from training_lyricgpt.devices import keep_freed_memory, start_accelerator, use_all_cores
+from training_lyricgpt.initialization import build_model
+from training_lyricgpt.planning import flops_per_character
+from training_lyricgpt.tokens import load_corpus
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+LAYERS, HEADS, WIDTH, VOCABULARY, BATCH, BLOCK = 6, 6, 384, 77, 64, 256
+TIMED_STEPS = 2
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The published way
+
+
+class Head(nn.Module):
+    """One head of self-attention."""
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        size = WIDTH // HEADS
+        self.key = nn.Linear(WIDTH, size, bias=False)
+        self.query = nn.Linear(WIDTH, size, bias=False)
+        self.value = nn.Linear(WIDTH, size, bias=False)
+        self.register_buffer("mask", torch.ones(BLOCK, BLOCK).tril())
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length = x.shape[1]
+        scores = self.query(x) @ self.key(x).transpose(-2, -1) * self.key.out_features**-0.5  # (B, T, T)
+        scores = scores.masked_fill(self.mask[:length, :length] == 0, float("-inf"))
+        return self.dropout(F.softmax(scores, dim=-1)) @ self.value(x)
+
+
+class Block(nn.Module):
+    """Heads side by side, then a perceptron, each on a branch of its own."""
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.heads = nn.ModuleList([Head(dropout) for _ in range(HEADS)])
+        self.projection = nn.Linear(WIDTH, WIDTH)
+        self.dropout = nn.Dropout(dropout)
+        self.mlp = nn.Sequential(
+            nn.Linear(WIDTH, 4 * WIDTH), nn.ReLU(), nn.Linear(4 * WIDTH, WIDTH), nn.Dropout(dropout)
+        )
+        self.norm_1, self.norm_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = self.norm_1(x)
+        x = x + self.dropout(self.projection(torch.cat([head(normed) for head in self.heads], dim=-1)))
+        return x + self.mlp(self.norm_2(x))
+
+
+class PublishedModel(nn.Module):
+    """A GPT as the notebooks write it."""
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.characters, self.positions = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(BLOCK, WIDTH)
+        self.blocks = nn.Sequential(*[Block(dropout) for _ in range(LAYERS)])
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        x = self.characters(ids) + self.positions(torch.arange(ids.shape[1]))
+        logits = self.head(self.norm(self.blocks(x)))
+        return F.cross_entropy(logits.view(-1, VOCABULARY), targets.view(-1))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Contenders: each gives a step to be timed
+
+
+def plain_loop(model: nn.Module, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[int], None]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    text = torch.randint(0, VOCABULARY, (1_000_000,))
+
+    def step(index: int) -> None:
+        starts = torch.randint(len(text) - BLOCK, (BATCH,))
+        loss = loss_of(torch.stack([text[start : start + BLOCK + 1] for start in starts]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def published(dropout: float) -> Callable[[int], None]:
+    model = PublishedModel(dropout)
+    return plain_loop(model, lambda windows: model(windows[:, :-1], windows[:, 1:].contiguous()))
+
+
+def gpt2(dropout: float) -> Callable[[int], None]:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_positions=BLOCK, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, use_cache=False, **rates
+    )
+    model = GPT2LMHeadModel(config).train()
+    return plain_loop(model, lambda windows: model(windows[:, :-1], labels=windows[:, :-1]).loss)
+
+
+def lyricgpt(variant: str, dropout: float) -> Callable[[int], None]:
+    config = CONFIGS / ("spotify.yaml" if variant == "classic" else "spotify_modern.yaml")
+    alphabet = [chr(ord("0") + index) for index in range(VOCABULARY)]
+    text = "".join(np.random.default_rng(0).choice(alphabet, size=1_000_000))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LYRICGPT_CACHE"] = folder
+        path = Path(folder) / "random.txt"
+        path.write_text(text)
+        args = parse_arguments([f"--config={config}", f"--dataset={path}", f"--dropout={dropout}"])
+        use_all_cores()
+        keep_freed_memory()
+        accelerator = start_accelerator(args)
+        corpus = load_corpus(args)
+        model, optimizers = train_hf.prepare(args, accelerator, build_model(args, corpus))
+    model.train()
+    return lambda index: train_hf.train_step(args, corpus, accelerator, model, optimizers, index)
+
+
+def characters_per_second(step: Callable[[int], None]) -> float:
+    step(0)
+    started = time.perf_counter()
+    for index in range(1, TIMED_STEPS + 1):
+        step(index)
+    return TIMED_STEPS * BATCH * BLOCK / (time.perf_counter() - started)
+
+
+@torch.no_grad()
+def best_rate() -> float:
+    """The best rate of matrix products, FLOP/s, over the shapes of the model and square ones."""
+    keep_freed_memory()
+    rates = []
+    shapes = [(1024, WIDTH, 4 * WIDTH), (2048, WIDTH, WIDTH), (2048, 4 * WIDTH, WIDTH), (2048, 2048, 2048)]
+    for rows, inputs, outputs in shapes:
+        x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+        count, started = -10, 0.0
+        while count < 0 or time.perf_counter() - started < 1:
+            if count == 0:
+                started = time.perf_counter()
+            F.linear(x, weight)
+            count += 1
+        rates.append(2 * rows * inputs * outputs * count / (time.perf_counter() - started))
+    return max(rates)
+
+
+CONTENDERS: dict[str, Callable[[], float]] = {
+    "roofline": best_rate,
+    "classic": lambda: characters_per_second(lyricgpt("classic", 0.2)),
+    "published": lambda: characters_per_second(published(0.2)),
+    "gpt2": lambda: characters_per_second(gpt2(0.2)),
+    "classic, dropout 0": lambda: characters_per_second(lyricgpt("classic", 0.0)),
+    "modern": lambda: characters_per_second(lyricgpt("modern", 0.0)),
+}
+LABELS = {
+    "classic": "LyricGPT `classic`, dropout 0.2",
+    "published": "the published way, dropout 0.2",
+    "gpt2": "GPT-2 of transformers, dropout 0.2",
+    "classic, dropout 0": "LyricGPT `classic`, dropout 0",
+    "modern": "LyricGPT `modern`, dropout 0, Muon",
+}
+
+
+def measure_apart(name: str) -> float:
+    """A contender's figure, from a process of its own."""
+    command = [sys.executable, __file__, "--contender", name]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if result.returncode:
+        raise SystemExit(f"{name} failed:\n{result.stderr}")
+    return float(result.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Measures in turns and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contender:
+        print(CONTENDERS[args.contender]())
+        return
+    if args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}; it must be at least 1")
+    names = list(dict.fromkeys(["roofline", *args.only]))
+    figures: dict[str, list[float]] = {name: [] for name in names}
+    with tqdm(total=args.rounds * len(names), disable=not sys.stderr.isatty(), unit="measurement") as bar:
+        for _ in range(args.rounds):
+            for name in names:
+                figures[name].append(measure_apart(name))
+                bar.update()
+    rate = statistics.median(figures.pop("roofline"))
+    medians = {name: statistics.median(values) for name, values in figures.items()}
+    shapes = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "max_position_embeddings": BLOCK}
+    flops = {
+        variant: flops_per_character(
+            LyricGPTConfig(variant=variant, num_hidden_layers=LAYERS, num_attention_heads=HEADS, **shapes)
+        )
+        for variant in ("classic", "modern")
+    }
+    shares = {
+        name: value * flops["modern" if name == "modern" else "classic"] / rate for name, value in medians.items()
+    }
+    if args.json:
+        print(json.dumps({"flops_per_second": rate, "characters_per_second": medians, "share_of_roofline": shares}))
+        return
+    print(f"{rate / 1e9:.0f} GFLOP/s of matrix products, {torch.get_num_threads()} cores, {args.rounds} round(s)\n")
+    print(
+        "| | characters a second | of the roofline | beside the published way | beside GPT-2 |\n|---|---|---|---|---|"
+    )
+    for name, value in medians.items():
+        beside = [f"{value / medians[other]:.2f}x" if other in medians else "" for other in ("published", "gpt2")]
+        low, high = min(figures[name]), max(figures[name])
+        print(
+            f"| {LABELS[name]} | {value:,.0f} ({low:,.0f} to {high:,.0f}) | {shares[name]:.0%} | {' | '.join(beside)} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

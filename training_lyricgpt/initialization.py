@@ -1,0 +1,125 @@
+"""The model that a run begins with: fresh, or with the weights and the alphabet of another.
+
+Notable:
+- `init_from` grows the alphabet where the new corpus needs it. Ids follow the alphabet and so may change: rows of
+  embedding and head go along with their characters, and a new character begins with the mean of all rows (what
+  transformers' `resize_token_embeddings` takes for the mean of its draws).
+- The shape is that of the model begun with; only dropout is the new run's.
+- A run that goes on needs the model it began with no more: that may be gone, or trained on.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
+from tokenization_lyricgpt import LyricGPTTokenizer
+
+from . import LyricGPTError
+from .arguments import Arguments, load_arguments
+from .checkpoints import latest_checkpoint
+from .export import generation_config
+from .files import read_json
+from .sample import load_run
+from .tokens import TokenizedCorpus
+
+# Parameters with a row for each character.
+BY_CHARACTER = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
+
+
+@dataclass
+class Parent:
+    """The model that a run begins with.
+
+    Attributes:
+        alphabet: Its characters.
+    """
+
+    model: LyricGPTForCausalLM
+    tokenizer: LyricGPTTokenizer
+    alphabet: str
+
+
+def load_parent(args: Arguments) -> Parent | None:
+    """The model of `init_from`, if there is one; `args` take over its shape.
+
+    Raises:
+        LyricGPTError: there is no such model, or the command line asks for another shape.
+    """
+    if args.init_from is None:
+        return None
+    source, folder = args.init_from, Path(args.output_dir)
+    began_with = load_arguments(folder / "run.yaml").init_from if (folder / "run.yaml").exists() else None
+    if began_with == args.init_from and latest_checkpoint(folder / "checkpoints")[0] is not None:
+        source = str(folder)
+    model, tokenizer = load_run(source)
+    config = model.config
+    shape = {
+        "variant": config.variant,
+        "block_size": config.max_position_embeddings,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "sliding_window": config.sliding_window,
+        "special_tokens": tokenizer.unk_token_id is not None,
+    }
+    for name, value in shape.items():
+        if name in args.given and getattr(args, name) != value:
+            raise LyricGPTError(
+                f"{name} is {getattr(args, name)!r}, but the model to begin with, {args.init_from}, has {value!r}; leave "
+                f"--{name} out, or begin without --init_from"
+            )
+        setattr(args, name, value)
+    alphabet = tokenizer.alphabet if source == args.init_from else read_json(folder / "corpus.json")["base_alphabet"]
+    return Parent(model, tokenizer, alphabet)
+
+
+def build_model(args: Arguments, corpus: TokenizedCorpus, parent: Parent | None = None) -> LyricGPTForCausalLM:
+    """A model for the corpus's alphabet: freshly initialised, the same for the same seed, or with `parent`'s weights."""
+    transformers.set_seed(args.seed)
+    tokenizer = corpus.tokenizer
+    shape = {
+        "variant": args.variant,
+        "hidden_size": args.hidden_size,
+        "num_hidden_layers": args.num_hidden_layers,
+        "num_attention_heads": args.num_attention_heads,
+        "max_position_embeddings": args.block_size,
+        "sliding_window": args.sliding_window,
+    }
+    if parent is not None:
+        known = LyricGPTConfig().to_dict().keys() - {"transformers_version", "dtype", "architectures"}
+        shape = {name: value for name, value in parent.model.config.to_dict().items() if name in known}
+    config = LyricGPTConfig(
+        **shape
+        | {
+            "vocab_size": len(tokenizer),
+            "attention_dropout": args.dropout if args.variant == "classic" else None,
+            "hidden_dropout": args.dropout,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+    )
+    model = LyricGPTForCausalLM(config)
+    if parent is not None:
+        copy_weights(model, tokenizer, parent)
+    model.generation_config = generation_config(tokenizer)
+    return model
+
+
+@torch.no_grad()
+def copy_weights(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, parent: Parent) -> None:
+    """Puts the weights of `parent` into `model`, rows by character; characters new to it get the mean of all rows."""
+    old_ids, ids = parent.tokenizer.get_vocab(), tokenizer.get_vocab()
+    known = [token for token in ids if token in old_ids]
+    to = torch.tensor([ids[token] for token in known])
+    source = torch.tensor([old_ids[token] for token in known])
+    for name, parameter in model.named_parameters():
+        old = parent.model.get_parameter(name).to(parameter.dtype)
+        if name in BY_CHARACTER:
+            parameter.copy_(old.mean(0).expand_as(parameter))
+            parameter[to] = old[source]
+        else:
+            parameter.copy_(old)

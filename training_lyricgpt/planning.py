@@ -1,0 +1,200 @@
+"""What a run is going to take: parameters by part, FLOPs, epochs, memory, disk, and how fast this machine multiplies.
+
+Notable:
+- Memory of activations is counted, not guessed: one micro-batch goes through the model on torch's meta device, and what
+  autograd saves for the backward pass is added up.
+- Model FLOPs are those of PaLM's appendix B (https://arxiv.org/abs/2204.02311): six for each weight of a matrix and
+  character, and attention over the window that a layer sees. Utilisation is their share of the best rate of matrix
+  products measured on this machine, so it needs no table of devices.
+"""
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
+
+from .arguments import Arguments
+from .cpu_kernels import cpu_kernels, fits
+from .optimization import uses_muon
+
+# Resident memory of Python, torch, transformers and datasets before a model is there, measured on Linux.
+BASE_MEMORY = 0.75e9
+# Activations and what lies beside them for a moment: fits three runs of 6 x 384 on a CPU within 6%.
+TEMPORARY = 1.4
+PROBE_SECONDS = 0.1
+
+
+def flops_per_character(config: LyricGPTConfig) -> float:
+    """Floating-point operations of one character's forward and backward pass."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    mlp = (3 if config.variant == "modern" else 2) * hidden * inner
+    weights = config.num_hidden_layers * (4 * hidden * hidden + mlp) + hidden * config.vocab_size
+    window = min(config.max_position_embeddings, config.sliding_window or config.max_position_embeddings)
+    return 6 * weights + 12 * config.num_hidden_layers * hidden * window
+
+
+@torch.no_grad()
+def matrix_product_rate(config: LyricGPTConfig, device: torch.device, dtype: torch.dtype) -> float:
+    """The best rate of matrix products of the model's shapes, in FLOP/s; takes half a second."""
+    hidden, best = config.hidden_size, 0.0
+    for rows in (2048, 8192):
+        for inputs, outputs in ((hidden, 4 * hidden), (4 * hidden, hidden)):
+            x = torch.randn(rows, inputs, device=device, dtype=dtype)
+            weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
+
+            def product(x: torch.Tensor = x, weight: torch.Tensor = weight) -> None:
+                nn.functional.linear(x, weight)
+
+            product()
+            count, started = 0, None
+            _synchronize(device)
+            started = time.perf_counter()
+            while time.perf_counter() - started < PROBE_SECONDS:
+                for _ in range(10):
+                    product()
+                _synchronize(device)
+                count += 10
+            best = max(best, 2 * rows * inputs * outputs * count / (time.perf_counter() - started))
+    return best
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def parameters_by_part(model: nn.Module) -> dict[str, int]:
+    """Number of parameters of each kind of module, largest first."""
+    parts = {
+        "embed_tokens": "character embeddings",
+        "embed_positions": "position embeddings",
+        "self_attn": "attention",
+        "mlp": "MLP",
+        "norm": "norms",
+        "lm_head": "head",
+    }
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = next(text for key, text in parts.items() if key in name)
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def activation_bytes(config: LyricGPTConfig, windows: int, kernels: bool) -> int:
+    """Bytes that autograd keeps of one micro-batch of `windows` whole windows in float32; nothing is computed."""
+    sizes: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.device("meta"):
+        model = LyricGPTForCausalLM(config).train()
+        ids = torch.zeros((windows, config.max_position_embeddings), dtype=torch.int64)
+        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+        with hooks, cpu_kernels(model, kernels):
+            # Whether there is a mask would be read from the values of positions, which are not there.
+            masks = dict.fromkeys(config.layer_types)
+            output = model(input_ids=ids, attention_mask=masks, labels=ids, shift_labels=ids, use_cache=False)
+    kept = sum(size for storage, size in sizes.items() if storage not in weights)
+    return kept + output.logits.untyped_storage().nbytes()  # the gradient of the logits
+
+
+def memory_bytes(args: Arguments, model: LyricGPTForCausalLM, accelerator: Accelerator) -> int:
+    """Bytes that a run needs on each process's device: weights, gradients, optimizer state and activations."""
+    windows = args.batch_size // accelerator.num_processes // accelerator.gradient_accumulation_steps
+    activations = activation_bytes(model.config, windows, fits(args, accelerator))
+    if accelerator.mixed_precision != "no":
+        activations /= 2
+    base = BASE_MEMORY if accelerator.device.type == "cpu" else 0
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return int(base + 2 * weights + optimizer_bytes(args, model) + TEMPORARY * activations)
+
+
+def optimizer_bytes(args: Arguments, model: nn.Module) -> int:
+    """Bytes of AdamW's two moments, or of Muon's one for the matrices of the blocks."""
+    return sum(
+        parameter.numel() * parameter.element_size() * (1 if uses_muon(args, name, parameter) else 2)
+        for name, parameter in model.named_parameters()
+    )
+
+
+def disk_bytes(args: Arguments, model: nn.Module) -> int:
+    """Bytes that a run folder needs: two checkpoints and a third while it is written, the best weights likewise."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return 3 * (weights + optimizer_bytes(args, model)) + 2 * weights + 10_000_000
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` is or will be."""
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def epochs(args: Arguments, characters: int) -> float:
+    """How often a run reads each training character."""
+    return args.max_steps * args.batch_size * args.block_size / characters
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
+
+
+def describe_needs(args: Arguments, model: LyricGPTForCausalLM, accelerator: Accelerator) -> str:
+    """What a run will need in memory and on disk, with a warning where the disk has less."""
+    needed, free = disk_bytes(args, model), free_bytes(Path(args.output_dir))
+    text = (
+        f"needs: about {size(memory_bytes(args, model, accelerator))} of memory a process, {size(needed)} on disk "
+        f"({size(free)} are free)"
+    )
+    if free < needed:
+        text += f"\nwarning: {args.output_dir} has less free space than this run will need; make room or choose another"
+    return text
+
+
+def describe_plan(args: Arguments, model: LyricGPTForCausalLM, characters: int, figures: dict[str, Any]) -> str:
+    """The lines of `--plan`.
+
+    Args:
+        characters: Training characters.
+        figures: `step_seconds` and `evaluation_seconds`, measured, and `rate`, FLOP/s of matrix products.
+    """
+    a_step = args.batch_size * args.block_size
+    flops = flops_per_character(model.config)
+    evaluations = 1 + math.ceil(args.max_steps / args.eval_interval)
+    training = args.max_steps * figures["step_seconds"]
+    evaluating = evaluations * figures["evaluation_seconds"]
+    speed = a_step / figures["step_seconds"]
+    lines = ["parameters:"]
+    lines += [f"  {count:>12,}  {part}" for part, count in parameters_by_part(model).items()]
+    lines += [
+        f"  {model.num_parameters():>12,}  in all",
+        f"a step: {args.batch_size} windows of {args.block_size} = {a_step:,} characters, "
+        f"{flops * a_step / 1e12:.3g} TFLOP ({flops / 1e6:.3g} MFLOP a character)",
+        f"corpus: {characters:,} training characters, read {epochs(args, characters):.3g} times in {args.max_steps:,} steps",
+        f"speed here: {figures['step_seconds']:.3g} s a step (median of 3), {speed:,.0f} characters a second, "
+        f"{speed * flops / figures['rate']:.0%} of the {figures['rate'] / 1e9:,.0f} GFLOP/s of its matrix products",
+        f"time here: {duration(training + evaluating)}, of it {duration(evaluating)} for {evaluations} evaluations",
+    ]
+    return "\n".join(lines)
