@@ -56,13 +56,14 @@ def drop_threshold(p: float) -> tuple[int, float]:
 
 
 def draw_kept(like: Tensor, dropped: int) -> Tensor:
-    """A bool mask of the shape of `like`: each element is kept with probability `1 - dropped / 65536`.
+    """A mask of the shape of `like`, uint8: each element is 1 with probability `1 - dropped / 65536`, else 0.
 
-    Torch's generator moves on.
+    Torch's generator moves on. To multiply floats by bytes takes a third of the time of multiplying them by bools.
     """
     count = like.numel()
     words = torch.empty((count + 3) // 4, dtype=torch.int64, device=like.device).random_(-(2**63), None)
-    return words.view(torch.int16)[:count].view(like.shape) >= dropped - LANE // 2
+    lanes = words.view(torch.int16)[:count].view(like.shape)
+    return torch.ge(lanes, dropped - LANE // 2, out=torch.empty(like.shape, dtype=torch.uint8, device=like.device))
 
 
 class Dropout(torch.autograd.Function):
@@ -265,7 +266,8 @@ def rms_norm_forward(self: LyricGPTRMSNorm, hidden_states: Tensor) -> Tensor:
 def mlp_forward(self: LyricGPTMLP, hidden_states: Tensor) -> Tensor:
     """In place of `LyricGPTMLP.forward`."""
     if self.gate_proj is None:
-        return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+        inner = self.up_proj(hidden_states)
+        return self.down_proj(inner.relu_() if type(self.act_fn) is nn.ReLU else self.act_fn(inner))
     return self.down_proj(SwiGLU.apply(self.gate_proj(hidden_states), self.up_proj(hidden_states)))
 
 

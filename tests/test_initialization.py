@@ -1,0 +1,110 @@
+"""Beginning with another model: its weights, its alphabet and its shape."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import SAMPLE_LYRICS, options, train, write_songs
+
+from training_lyricgpt.arguments import parse_arguments
+from training_lyricgpt.initialization import build_model, load_parent
+from training_lyricgpt.tokens import load_corpus
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A corpus with characters that the embedded songs lack, and without many that they have."""
+    verse = "ночь ♥ sea\n" * 8 + "und über Brücken gehn\n" * 4
+    return write_songs(tmp_path / "foreign.csv", [f"{verse}{index}\n" for index in range(40)])
+
+
+def begin(tiny_run, tmp_path, foreign, **values):
+    args = parse_arguments(
+        [f"--dataset={foreign}", *options(init_from=tiny_run, output_dir=tmp_path / "new", **values)]
+    )
+    parent = load_parent(args)
+    corpus = load_corpus(args, parent.alphabet)
+    return args, parent, corpus, build_model(args, corpus, parent)
+
+
+def test_old_characters_keep_their_rows_and_new_ones_begin_with_the_mean(tiny_run, tmp_path, foreign):
+    _, parent, corpus, model = begin(tiny_run, tmp_path, foreign)
+    old, new = parent.tokenizer.get_vocab(), corpus.tokenizer.get_vocab()
+    assert set(old) < set(new)
+    assert "♥" in new and "♥" not in old
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        before, after = parent.model.get_parameter(name), model.get_parameter(name)
+        for token, index in new.items():
+            expected = before[old[token]] if token in old else before.mean(0)
+            torch.testing.assert_close(after[index], expected, msg=token)
+
+
+def test_before_its_first_step_it_reads_old_text_as_the_old_model_does(tiny_run, tmp_path, foreign):
+    _, parent, corpus, model = begin(tiny_run, tmp_path, foreign)
+    text = "I walked along"
+    old, new = parent.tokenizer.get_vocab(), corpus.tokenizer.get_vocab()
+    shared = sorted(old)
+    with torch.no_grad():
+        before = parent.model(**parent.tokenizer(text, return_tensors="pt")).logits[0]
+        after = model.eval()(**corpus.tokenizer(text, return_tensors="pt")).logits[0]
+    columns = [old[token] for token in shared], [new[token] for token in shared]
+    torch.testing.assert_close(after[:, columns[1]], before[:, columns[0]])
+
+
+def test_the_shape_is_that_of_the_model_and_dropout_the_runs_own(tiny_run, tmp_path, foreign):
+    args, parent, _, model = begin(tiny_run, tmp_path, foreign, dropout=0.3)
+    assert (args.hidden_size, args.block_size, args.num_hidden_layers) == (32, 32, 2)
+    assert model.config.hidden_dropout == 0.3
+    assert model.config.sliding_window == parent.model.config.sliding_window
+
+
+def test_on_the_same_songs_it_begins_where_the_other_run_was_best(tiny_run, tmp_path):
+    result = train(init_from=tiny_run, output_dir=tmp_path / "new", max_steps=2)
+    assert result.returncode == 0, result.stderr
+    best = min(metrics(tiny_run), key=lambda row: row["val_loss"])
+    assert metrics(tmp_path / "new")[0]["val_loss"] == pytest.approx(best["val_loss"], abs=1e-6)
+
+
+def test_it_learns_a_corpus_with_new_characters_and_names_them(tiny_run, tmp_path, foreign):
+    values = {"config": "configs/sample.yaml", "dataset": foreign, "block_size": 32, "batch_size": 8}
+    common = {"max_steps": 20, "eval_interval": 10, "save_interval": 10, "warmup_steps": 2, "eval_batches": 2}
+    result = train(**values | common, init_from=tiny_run, output_dir=tmp_path / "new")
+    assert result.returncode == 0, result.stderr
+    assert "did not know" in result.stdout and "♥" in result.stdout
+    rows = metrics(tmp_path / "new")
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 0.5
+    # It goes on without the model that it began with.
+    moved = tmp_path / "copy"
+    shutil.copytree(tiny_run, moved)
+    result = train(**values | common, init_from=moved, output_dir=tmp_path / "other", lr_schedule="constant")
+    assert result.returncode == 0, result.stderr
+    shutil.rmtree(moved)
+    more = common | {"max_steps": 30}
+    result = train(**values | more, init_from=moved, output_dir=tmp_path / "other", lr_schedule="constant")
+    assert result.returncode == 0, result.stderr
+    assert "going on from step 20 of 30" in result.stdout
+
+
+def test_another_shape_on_the_command_line_is_refused(tiny_run, tmp_path):
+    result = train(init_from=tiny_run, output_dir=tmp_path / "new", hidden_size=64)
+    assert result.returncode == 1
+    assert "hidden_size is 64" in result.stderr and "has 32" in result.stderr
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path):
+    result = train(init_from=tmp_path / "nowhere", output_dir=tmp_path / "new")
+    assert result.returncode == 1
+    assert "no model could be loaded from" in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_does_not_begin_with_another_model_halfway(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    result = train(init_from=tiny_run, output_dir=tmp_path / "run", dataset=SAMPLE_LYRICS)
+    assert result.returncode == 1
+    assert "init_from: None in the run" in result.stderr

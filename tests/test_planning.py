@@ -1,0 +1,106 @@
+"""What a run is going to take, checked against what it takes."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import SAMPLE_LYRICS, options, train
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
+from training_lyricgpt.arguments import parse_arguments
+from training_lyricgpt.checkpoints import save_checkpoint
+from training_lyricgpt.cpu_kernels import cpu_kernels
+from training_lyricgpt.optimization import build_optimizers
+from training_lyricgpt.planning import (
+    activation_bytes,
+    describe_needs,
+    disk_bytes,
+    flops_per_character,
+    matrix_product_rate,
+    optimizer_bytes,
+    parameters_by_part,
+)
+
+
+def config(variant, **values):
+    shape = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3, "max_position_embeddings": 64}
+    return LyricGPTConfig(variant=variant, vocab_size=40, **shape | values)
+
+
+@pytest.mark.parametrize(("variant", "values"), [("classic", {}), ("modern", {"sliding_window": 64})])
+def test_flops_are_those_that_torch_counts(variant, values):
+    model = LyricGPTForCausalLM._from_config(config(variant, **values), attn_implementation="eager").train()
+    ids = torch.zeros((2, 64), dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(ids, labels=ids, use_cache=False).loss.backward()
+    assert counter.get_total_flops() == pytest.approx(flops_per_character(model.config) * ids.numel(), rel=1e-6)
+
+
+def test_a_sliding_window_saves_attention():
+    narrow, wide = (flops_per_character(config("modern", sliding_window=window)) for window in (16, 64))
+    assert wide - narrow == 12 * 3 * 96 * 48
+
+
+def test_the_parts_of_the_published_model_add_up_to_its_parameters():
+    published = LyricGPTConfig(
+        variant="classic", vocab_size=77, bos_token_id=None, eos_token_id=None, pad_token_id=None
+    )
+    parts = parameters_by_part(LyricGPTForCausalLM(published))
+    assert sum(parts.values()) == 10_798_157
+    assert next(iter(parts)) == "MLP"
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("variant", ["classic", "modern"])
+def test_activations_are_those_that_autograd_keeps(variant, kernels):
+    model = LyricGPTForCausalLM(config(variant)).train()
+    ids = torch.zeros((2, 64), dtype=torch.long)
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), cpu_kernels(model, kernels):
+        logits = model(ids, labels=ids, shift_labels=ids, use_cache=False).logits
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    expected = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights) + logits.nbytes
+    assert activation_bytes(model.config, 2, kernels) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_disk_and_optimizer_bytes_are_those_that_are_written(optimizer, tmp_path):
+    model = LyricGPTForCausalLM(config("modern"))
+    args = parse_arguments([f"--dataset={SAMPLE_LYRICS}", *options(optimizer=optimizer, output_dir=tmp_path)])
+    optimizers = build_optimizers(args, model)
+    ids = torch.zeros((1, 8), dtype=torch.long)
+    model(ids, labels=ids, use_cache=False).loss.backward()
+    for one in optimizers:
+        one.step()
+    folder = save_checkpoint(tmp_path, 1, model, optimizers, {})
+    written = sum(path.stat().st_size for path in folder.glob("optimizer-*"))
+    assert written == pytest.approx(optimizer_bytes(args, model), rel=0.05)
+    weights = (folder / "model.safetensors").stat().st_size
+    assert disk_bytes(args, model) == pytest.approx(3 * (written + weights) + 2 * weights + 1e7, rel=0.05)
+
+
+def test_too_little_disk_is_said(monkeypatch, tmp_path):
+    from training_lyricgpt import planning
+
+    monkeypatch.setattr(planning, "free_bytes", lambda folder: 1_000_000)
+    args = parse_arguments([f"--dataset={SAMPLE_LYRICS}", f"--output_dir={tmp_path}"])
+    model = LyricGPTForCausalLM(config("modern"))
+    assert "has less free space than this run will need" in describe_needs(args, model, Accelerator(cpu=True))
+
+
+def test_the_rate_of_matrix_products_is_a_rate():
+    assert matrix_product_rate(config("modern"), torch.device("cpu"), torch.float32) > 1e8
+
+
+def test_plan_prints_what_would_run_and_leaves_nothing(tmp_path):
+    result = train("--plan", output_dir=tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    for part in ("parameters:", "in all", "MFLOP a character", "times in 20 steps", "GFLOP/s", "time here:", "on disk"):
+        assert part in result.stdout, part
+    assert "A song it just wrote" not in result.stdout
+    assert not (tmp_path / "run").exists()
