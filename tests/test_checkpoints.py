@@ -71,27 +71,35 @@ def test_after_going_back_the_checkpoints_of_later_steps_make_room(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000005"]
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer-0.safetensors", "optimizer-1.safetensors", "state.json"]
-)
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, name, damage):
+FILES = ["model.safetensors", "optimizer-0.safetensors", "optimizer-1.safetensors", "state.json"]
+
+
+def assert_passed_over(folder):
+    checkpoint, complaints = latest_checkpoint(folder)
+    assert checkpoint.step == 1
+    assert len(complaints) == 1
+    assert "step-00000002 is damaged" in complaints[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_damaged_anywhere_is_named_and_the_one_before_it_used(tmp_path, name):
     model, optimizers = build()
     advance(model, optimizers, 1)
     save_checkpoint(tmp_path, 1, model, optimizers, {})
     path = save_checkpoint(tmp_path, 2, model, optimizers, {"elapsed_seconds": 12}) / name
-    content = bytearray(path.read_bytes())
-    if damage == "flip":
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    elif damage == "truncate":
-        path.write_bytes(content[: len(content) // 2])
-    else:
-        path.unlink()
-    checkpoint, complaints = latest_checkpoint(tmp_path)
-    assert checkpoint.step == 1
-    assert len(complaints) == 1
-    assert "step-00000002 is damaged" in complaints[0]
+    content = path.read_bytes()
+    for tenth in range(10):
+        place = len(content) * tenth // 10
+        path.write_bytes(content[:place])
+        assert_passed_over(tmp_path)
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        assert_passed_over(tmp_path)
+    path.write_bytes(content)
+    assert latest_checkpoint(tmp_path)[0].step == 2
+    path.unlink()
+    assert_passed_over(tmp_path)
 
 
 def test_a_changed_step_number_is_damage_too(tmp_path):

@@ -11,7 +11,7 @@ from conftest import SAMPLE_LYRICS, spotify_text, write_songs
 from training_lyricgpt import LyricGPTError, tokens
 from training_lyricgpt.arguments import parse_arguments
 from training_lyricgpt.corpus import clean, read_songs
-from training_lyricgpt.tokens import batch_offsets, evaluation_offsets, load_corpus
+from training_lyricgpt.tokens import TokenStream, batch_offsets, evaluation_offsets, load_corpus
 
 BLOCK = 32
 
@@ -327,3 +327,21 @@ def test_a_failed_preparation_leaves_nothing_behind(tmp_path, monkeypatch):
         load_corpus(arguments(path))
     left = [entry for entry in (tmp_path / "cache" / "tokens").iterdir() if not entry.name.endswith(".lock")]
     assert left == []
+
+
+def test_streams_longer_than_four_gigabytes_are_read_where_the_offset_says(tmp_path):
+    path, length = tmp_path / "train.bin", 5 * 2**30
+    with path.open("wb") as file:  # sparse: it takes a few blocks on disk
+        file.truncate(length)
+        for place in (0, 2**32 - 1, 2**32 + 7, length - 4):
+            file.seek(place)
+            file.write(bytes([1, 2, 3, 4]))
+    stream = TokenStream(np.memmap(path, dtype=np.uint8, mode="r"))
+    assert len(stream) == length
+    windows = stream.windows(np.array([0, 2**32 - 1, 2**32 + 7, length - 4]), 3)
+    assert windows.tolist() == [[1, 2, 3, 4]] * 4
+    offsets = batch_offsets(0, 3, 4096, length, 3)
+    assert offsets.dtype == np.int64
+    assert (offsets > 2**32).any()
+    assert offsets.min() >= 0
+    assert offsets.max() < length - 3
