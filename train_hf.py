@@ -34,7 +34,7 @@ from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, parse_arguments
 from training_lyricgpt.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from training_lyricgpt.cpu_kernels import cpu_kernels, fits
-from training_lyricgpt.devices import Stop, keep_freed_memory, start_accelerator, use_all_cores
+from training_lyricgpt.devices import Stop, another_process_ended, keep_freed_memory, start_accelerator, use_all_cores
 from training_lyricgpt.evaluation import evaluate_split
 from training_lyricgpt.export import WEIGHTS, export_model
 from training_lyricgpt.files import clear_unfinished, lock_folder, saving, write_json
@@ -413,6 +413,15 @@ if __name__ == "__main__":
     except LyricGPTError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine
             print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        if not another_process_ended(error):
+            raise
+        print(
+            "error: another process of this run has ended; what it said stands above, and one that said nothing was killed, "
+            "often for want of memory. What was saved is whole: run the same command again",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; what was saved before is whole, and the same command goes on from there", file=sys.stderr)

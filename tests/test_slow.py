@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import PROJECT, TINY, options, run
 from safetensors.torch import load_file
+from test_train import TIMES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 def state(folder):
     """Losses and samples of every evaluation, and every tensor of the last checkpoint."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    figures = [{k: v for k, v in row.items() if k not in ("chars_per_second", "elapsed_seconds")} for row in rows]
+    figures = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
     checkpoint = max((folder / "checkpoints").glob("step-*"))
     return figures, {path.name: load_file(path) for path in checkpoint.glob("*.safetensors")}
 

@@ -72,6 +72,14 @@ def micro_batch_count(args: Arguments, accelerator: Accelerator) -> int:
     return parts
 
 
+def another_process_ended(error: RuntimeError) -> bool:
+    """Whether an error says that a process of the same run is gone: gloo has no class of error for it."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
 class Stop:
     """Whether the run was asked to stop, by a signal or because its launcher is gone."""
 

@@ -1,0 +1,99 @@
+"""A small corpus: begun with a trained model, and from scratch, at equal steps.
+
+    python benchmarks/finetuning.py --base runs/sample --dataset path/to/songs.csv
+
+Takes songs from the front of --dataset until they are --kilobytes of text, trains on them with the recipe of
+`configs/sample.yaml` at the shape of --base, and prints the validation losses. Notable:
+- Every contender has the same songs, split, steps, batch and seeds; the alphabet of one begun with --base is larger.
+- Runs lie below --output_dir: the same command goes on with them.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from training_lyricgpt import LyricGPTError
+from training_lyricgpt.reports import read_metrics
+from training_lyricgpt.sample import load_run
+
+PROJECT = Path(__file__).resolve().parent.parent
+CONTENDERS = {
+    "from scratch": {},
+    "begun with the model": {"init_from": True},
+    "begun with it, a third of the learning rates": {
+        "init_from": True,
+        "learning_rate": 1e-3,
+        "muon_learning_rate": 0.02 / 3,
+    },
+}
+
+
+def cut_corpus(dataset: Path, kilobytes: float, target: Path) -> int:
+    """Writes the first songs of a table, up to so many kilobytes of text; returns the number of songs."""
+    songs = pd.read_csv(dataset, keep_default_na=False)
+    size = songs["text"].map(lambda text: len(text.encode())).cumsum()
+    songs = songs[size <= kilobytes * 1000]
+    if len(songs) < 10:
+        raise LyricGPTError(f"{dataset} has {len(songs)} songs within {kilobytes} KB; at least 10 are needed")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    songs.to_csv(target, index=False)
+    return len(songs)
+
+
+def main() -> None:
+    """Trains what is not there yet and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default="runs/sample", help="run folder or Hub id to begin with")
+    parser.add_argument("--dataset", type=Path, required=True, help="table of songs that --base was not trained on")
+    parser.add_argument("--kilobytes", type=float, default=50)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/finetuning"))
+    args = parser.parse_args()
+    if args.steps < 4:
+        parser.error(f"--steps is {args.steps}; it must be at least 4")
+    config = load_run(args.base)[0].config
+    shape = {
+        "variant": config.variant,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "block_size": config.max_position_embeddings,
+    }
+    corpus = args.output_dir / f"{args.dataset.stem}-{args.kilobytes:g}.csv"
+    count = cut_corpus(args.dataset, args.kilobytes, corpus)
+    every = args.steps // 4
+    print(f"{count} songs of {args.dataset.name}, {args.steps} steps, {len(args.seeds)} seed(s)\n")
+    print(f"| | {' | '.join(f'step {step}' for step in range(0, 4 * every + 1, every))} | lowest |")
+    print("|---|" + "---|" * 6)
+    for label, settings in CONTENDERS.items():
+        losses = []
+        for seed in args.seeds:
+            options = shape | {
+                "dataset": corpus, "seed": seed, "max_steps": 4 * every, "eval_interval": every, "save_interval": every,
+                "warmup_steps": min(50, every), "output_dir": args.output_dir / f"{label.replace(' ', '-')}-{seed}",
+            }  # fmt: skip
+            options |= settings
+            if settings:
+                options["init_from"] = args.base
+            command = [sys.executable, PROJECT / "train_hf.py", *(f"--{key}={value}" for key, value in options.items())]
+            result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+            if result.returncode:
+                raise SystemExit(f"{label}: {result.stderr or result.stdout}")
+            losses.append([row["val_loss"] for row in read_metrics(Path(options["output_dir"]))])
+        cells = [statistics.mean(column) for column in zip(*losses, strict=True)]
+        lowest = statistics.mean(min(row) for row in losses)
+        print(f"| {label} | {' | '.join(f'{value:.3f}' for value in [*cells, lowest])} |", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LyricGPTError as error:
+        sys.exit(f"error: {error}")
