@@ -7,6 +7,7 @@ evaluate -> forward -> backward -> step -> log. Notable:
   save and a resumed run is the run that was never stopped.
 - The run folder is a model from the first evaluation on: the best weights so far.
 - The same command goes on after anything; SIGINT and SIGTERM finish the step, save, and say how.
+- On a CPU in float32 the step has kernels of its own (`cpu_kernels`); everywhere else it is the platform's.
 """
 
 import math
@@ -40,12 +41,7 @@ from training_lyricgpt.export import WEIGHTS, export_model
 from training_lyricgpt.files import clear_unfinished, lock_folder, saving, write_json
 from training_lyricgpt.initialization import build_model, load_parent
 from training_lyricgpt.optimization import build_optimizers, learning_rate, set_learning_rate
-from training_lyricgpt.planning import (
-    describe_needs,
-    describe_plan,
-    flops_per_character,
-    matrix_product_rate,
-)
+from training_lyricgpt.planning import describe_needs, describe_plan, flops_per_character, matrix_product_rate
 from training_lyricgpt.reports import (
     TABLE_HEAD,
     best_evaluation,
@@ -66,6 +62,17 @@ SPLIT_NAMES = {"train": "train", "val": "validation"}
 
 # ----------------------------------------------------------------------------------------------------------------------
 # One step
+
+
+def prepare(
+    args: Arguments, accelerator: Accelerator, model: LyricGPTForCausalLM
+) -> tuple[torch.nn.Module, list[AcceleratedOptimizer]]:
+    """The model as it trains on this machine, and its optimizers."""
+    optimizers = build_optimizers(args, model.to(accelerator.device))
+    if args.compile:
+        model.compile()
+    prepared, *optimizers = accelerator.prepare(model, *optimizers)
+    return prepared, optimizers
 
 
 def key_dropout(args: Arguments, step: int, process: int, micro_batch: int) -> None:
@@ -124,17 +131,6 @@ def timed(function: Callable, *arguments: Any) -> float:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The run
-
-
-def prepare(
-    args: Arguments, accelerator: Accelerator, model: LyricGPTForCausalLM
-) -> tuple[torch.nn.Module, list[AcceleratedOptimizer]]:
-    """The model as it trains on this machine, and its optimizers."""
-    optimizers = build_optimizers(args, model.to(accelerator.device))
-    if args.compile:
-        model.compile()
-    prepared, *optimizers = accelerator.prepare(model, *optimizers)
-    return prepared, optimizers
 
 
 def train(args: Arguments, launch: str) -> None:
