@@ -7,7 +7,10 @@ import pytest
 import torch
 from conftest import SAMPLE_LYRICS, options, train, write_songs
 
+from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
+from tokenization_lyricgpt import LyricGPTTokenizer
 from training_lyricgpt.arguments import parse_arguments
+from training_lyricgpt.export import export_model
 from training_lyricgpt.initialization import build_model, load_parent
 from training_lyricgpt.tokens import load_corpus
 
@@ -61,6 +64,31 @@ def test_the_shape_is_that_of_the_model_and_dropout_the_runs_own(tiny_run, tmp_p
     assert (args.hidden_size, args.block_size, args.num_hidden_layers) == (32, 32, 2)
     assert model.config.hidden_dropout == 0.3
     assert model.config.sliding_window == parent.model.config.sliding_window
+
+
+@pytest.mark.parametrize("variant", ["classic", "modern"])
+def test_what_no_argument_says_of_the_shape_is_taken_over_too(tmp_path, foreign, variant):
+    unusual = {"rope_parameters": {"rope_type": "default", "rope_theta": 777.0}} if variant == "modern" else {}
+    config = LyricGPTConfig(
+        variant=variant, vocab_size=13, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=40,
+        norm_eps=1e-3, max_position_embeddings=16, bos_token_id=None, eos_token_id=None, pad_token_id=None, **unusual,
+    )  # fmt: skip
+    export_model(
+        LyricGPTForCausalLM(config),
+        LyricGPTTokenizer.from_alphabet("abcdefghijk \n", special_tokens=False),
+        tmp_path / "old",
+    )
+    args, parent, corpus, model = begin(tmp_path / "old", tmp_path, foreign)
+    assert not args.special_tokens and corpus.tokenizer.unk_token_id is None
+    assert (model.config.intermediate_size, model.config.norm_eps) == (40, 1e-3)
+    assert model.config.to_dict().get("rope_parameters") == parent.model.config.to_dict().get("rope_parameters")
+    ids = (
+        corpus.tokenizer("back", return_tensors="pt").input_ids,
+        parent.tokenizer("back", return_tensors="pt").input_ids,
+    )
+    new, old = (one.eval()(ids).logits[0] for one, ids in zip((model, parent.model), ids, strict=True))
+    columns = [corpus.tokenizer.get_vocab()[character] for character in parent.tokenizer.alphabet]
+    torch.testing.assert_close(new[:, columns], old)
 
 
 def test_on_the_same_songs_it_begins_where_the_other_run_was_best(tiny_run, tmp_path):

@@ -27,6 +27,8 @@ from .tokens import TokenizedCorpus
 
 # Parameters with a row for each character.
 BY_CHARACTER = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
+# What a saved configuration says of its file and not of its model.
+NOT_SHAPE = ("auto_map", "architectures", "dtype", "model_type", "transformers_version", "_name_or_path")
 
 
 @dataclass
@@ -89,8 +91,7 @@ def build_model(args: Arguments, corpus: TokenizedCorpus, parent: Parent | None 
         "sliding_window": args.sliding_window,
     }
     if parent is not None:
-        known = LyricGPTConfig().to_dict().keys() - {"transformers_version", "dtype", "architectures"}
-        shape = {name: value for name, value in parent.model.config.to_dict().items() if name in known}
+        shape = {name: value for name, value in parent.model.config.to_dict().items() if name not in NOT_SHAPE}
     config = LyricGPTConfig(
         **shape
         | {
