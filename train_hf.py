@@ -35,7 +35,14 @@ from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, parse_arguments
 from training_lyricgpt.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from training_lyricgpt.cpu_kernels import cpu_kernels, fits
-from training_lyricgpt.devices import Stop, another_process_ended, keep_freed_memory, start_accelerator, use_all_cores
+from training_lyricgpt.devices import (
+    Stop,
+    another_process_ended,
+    keep_freed_memory,
+    micro_batch_count,
+    start_accelerator,
+    use_all_cores,
+)
 from training_lyricgpt.evaluation import evaluate_split
 from training_lyricgpt.export import WEIGHTS, export_model
 from training_lyricgpt.files import clear_unfinished, lock_folder, saving, write_json
@@ -156,11 +163,14 @@ def train(args: Arguments, launch: str) -> None:
 
     # Data
     folder = Path(args.output_dir)
-    parent = load_parent(args)
-    corpus = load_corpus(args, parent.alphabet if parent else "")
-    report, reads_only = corpus.report, args.eval_only or args.plan
-    encode_prompt(corpus.tokenizer, args.sample_prompt)  # a prompt that cannot be read is said now, not hours later
+    reads_only = args.eval_only or args.plan
     lock = lock_folder(folder) if is_main and not reads_only else None
+    accelerator.wait_for_everyone()  # a run that is just stopping in this folder may still save
+    parent = load_parent(args)
+    accelerator.gradient_accumulation_steps = micro_batch_count(args, accelerator)
+    corpus = load_corpus(args, parent.alphabet if parent else "")
+    report = corpus.report
+    encode_prompt(corpus.tokenizer, args.sample_prompt)  # a prompt that cannot be read is said now, not hours later
     going_on = check_folder(args, corpus)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked
     if is_main and not reads_only:
@@ -217,13 +227,13 @@ def train(args: Arguments, launch: str) -> None:
     )
     model, optimizers = prepare(args, accelerator, bare_model)
     bare_optimizers = [optimizer.optimizer for optimizer in optimizers]
-    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    peak_rate = matrix_product_rate(bare_model.config, accelerator.device, dtype) * accelerator.num_processes
     if args.plan:
+        peak_rate = matrix_product_rate(bare_model.config, accelerator)
         seconds = [timed(train_step, args, corpus, accelerator, model, optimizers, step) for step in range(4)]
         windows = sum(len(offsets) for offsets in split_offsets.values())
         split_offsets = {split: offsets[: args.batch_size] for split, offsets in split_offsets.items()}
         read = sum(len(offsets) for offsets in split_offsets.values())
+        evaluate_model(model)  # the first one is slow
         figures = {
             "step_seconds": statistics.median(seconds[1:]),
             "evaluation_seconds": timed(evaluate_model, model) * windows / read,
@@ -252,17 +262,28 @@ def train(args: Arguments, launch: str) -> None:
         say(f"the run in {folder} is complete: {step:,} steps (a larger --max_steps goes on)")
         finish(args, accelerator, folder, rows, say)
         return
+    peak_rate = matrix_product_rate(bare_model.config, accelerator)
     if step:
         say(f"going on from step {step:,} of {args.max_steps:,}")
     if args.tracker != "none":
         accelerator.init_trackers("lyricgpt", config={k: v for k, v in args.to_dict().items() if v is not None})
 
-    saved_step = step
+    saved_step, first_wrong = step, torch.zeros((), dtype=torch.int64, device=accelerator.device)
+
+    def refuse_wrong(current: int) -> None:
+        """Stops the run, on every process, if a loss or a gradient since the last look was not finite."""
+        if bad := int(accelerator.gather(first_wrong).max()):
+            raise LyricGPTError(
+                f"the loss or its gradient is not finite at step {bad} (found at step {current}). Nothing of it was saved: "
+                "checkpoints and the best model are of earlier steps. Try a lower learning_rate, a smaller max_grad_norm "
+                "or more warmup_steps, with another --output_dir"
+            )
 
     def save(current: int) -> None:
         nonlocal saved_step
         if current == saved_step:  # it lies there already
             return
+        refuse_wrong(current)
         saved_step = current
         if is_main:
             state = {"elapsed_seconds": elapsed + time.perf_counter() - started}
@@ -316,7 +337,7 @@ def train(args: Arguments, launch: str) -> None:
         return characters_per_second * flops / peak_rate
 
     started = interval_started = time.perf_counter()
-    interval_steps, first_wrong = 0, torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    interval_steps = 0
     say(TABLE_HEAD)
     for row in rows:
         say(table_line(row))
@@ -353,13 +374,8 @@ def train(args: Arguments, launch: str) -> None:
         first_wrong = torch.where(wrong & (first_wrong == 0), step, first_wrong)
         is_saved = step % args.save_interval == 0 or step == args.max_steps
         if step % args.log_interval == 0 or step % args.eval_interval == 0 or is_saved:
+            refuse_wrong(step)
             value, norm = accelerator.reduce(figures, "mean").tolist()
-            if bad := int(accelerator.gather(first_wrong).max()):
-                raise LyricGPTError(
-                    f"the loss or its gradient is not finite at step {bad} (at step {step}: loss {value}, norm of the gradient "
-                    f"{norm}). Nothing of it was saved: checkpoints and the best model are of earlier steps. Try a lower "
-                    "learning_rate, a smaller max_grad_norm or more warmup_steps, with another --output_dir"
-                )
             speed = interval_steps * characters_a_step / (time.perf_counter() - interval_started)
             bar.set_postfix_str(f"loss {value:.4f}, {speed:,.0f} characters/s")
             logged = {"loss": value, "gradient_norm": norm, "learning_rate": rate, "chars_per_second": speed}
@@ -374,7 +390,8 @@ def train(args: Arguments, launch: str) -> None:
             save(step)
         accelerator.end_training()
         say(
-            f"stopped by {stopped_by.name} at step {step:,} of {args.max_steps:,}; saved. To go on, run the same command:\n  {launch}"
+            f"stopped by {stopped_by.name} at step {step:,} of {args.max_steps:,}; {'saved' if step else 'nothing to save yet'}. "
+            f"To go on, run the same command:\n  {launch}"
         )
         sys.exit(128 + stopped_by)
     finish(args, accelerator, folder, rows, say)

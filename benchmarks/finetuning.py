@@ -58,14 +58,18 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps < 4:
         parser.error(f"--steps is {args.steps}; it must be at least 4")
-    config = load_run(args.base)[0].config
+    model, tokenizer = load_run(args.base)
+    config = model.config
     shape = {
         "variant": config.variant,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
         "block_size": config.max_position_embeddings,
+        "special_tokens": tokenizer.unk_token_id is not None,
     }
+    if config.sliding_window is not None:
+        shape["sliding_window"] = config.sliding_window
     corpus = args.output_dir / f"{args.dataset.stem}-{args.kilobytes:g}.csv"
     count = cut_corpus(args.dataset, args.kilobytes, corpus)
     every = args.steps // 4
@@ -75,9 +79,10 @@ def main() -> None:
     for label, settings in CONTENDERS.items():
         losses = []
         for seed in args.seeds:
+            name = f"{Path(args.base).name}-{corpus.stem}-{4 * every}-{label.replace(' ', '-')}-{seed}"
             options = shape | {
                 "dataset": corpus, "seed": seed, "max_steps": 4 * every, "eval_interval": every, "save_interval": every,
-                "warmup_steps": min(50, every), "output_dir": args.output_dir / f"{label.replace(' ', '-')}-{seed}",
+                "warmup_steps": min(50, every), "output_dir": args.output_dir / name,
             }  # fmt: skip
             options |= settings
             if settings:
@@ -86,7 +91,9 @@ def main() -> None:
             result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
             if result.returncode:
                 raise SystemExit(f"{label}: {result.stderr or result.stdout}")
-            losses.append([row["val_loss"] for row in read_metrics(Path(options["output_dir"]))])
+            losses.append(
+                [row["val_loss"] for row in read_metrics(Path(options["output_dir"])) if row["step"] % every == 0]
+            )
         cells = [statistics.mean(column) for column in zip(*losses, strict=True)]
         lowest = statistics.mean(min(row) for row in losses)
         print(f"| {label} | {' | '.join(f'{value:.3f}' for value in [*cells, lowest])} |", flush=True)

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_hf
 from modeling_lyricgpt import LyricGPTConfig
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.devices import keep_freed_memory, start_accelerator, use_all_cores
+from training_lyricgpt.devices import keep_freed_memory, micro_batch_count, start_accelerator, use_all_cores
 from training_lyricgpt.initialization import build_model
 from training_lyricgpt.planning import flops_per_character
 from training_lyricgpt.tokens import load_corpus
@@ -139,16 +139,16 @@ def gpt2(dropout: float) -> Callable[[int], None]:
 
 def lyricgpt(variant: str, dropout: float) -> Callable[[int], None]:
     config = CONFIGS / ("spotify.yaml" if variant == "classic" else "spotify_modern.yaml")
-    alphabet = [chr(ord("0") + index) for index in range(VOCABULARY)]
+    alphabet = [chr(ord(" ") + index) for index in range(VOCABULARY)]
     text = "".join(np.random.default_rng(0).choice(alphabet, size=1_000_000))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LYRICGPT_CACHE"] = folder
         path = Path(folder) / "random.txt"
         path.write_text(text)
         args = parse_arguments([f"--config={config}", f"--dataset={path}", f"--dropout={dropout}"])
-        use_all_cores()
         keep_freed_memory()
         accelerator = start_accelerator(args)
+        accelerator.gradient_accumulation_steps = micro_batch_count(args, accelerator)
         corpus = load_corpus(args)
         model, optimizers = train_hf.prepare(args, accelerator, build_model(args, corpus))
     model.train()
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    use_all_cores()
     if args.contender:
         print(CONTENDERS[args.contender]())
         return

@@ -29,6 +29,28 @@ def loss_and_gradients(model, ids, enabled):
     return loss.item(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.parametrize("kind", ["hidden_dropout", "attention_dropout"])
+def test_each_kind_of_dropout_is_applied_in_training(kind):
+    model = build("classic", 32, **{kind: 0.5})
+    ids = torch.randint(0, 30, (2, 32))
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(loss_and_gradients(model, ids, True)[0])
+    assert losses[0] == losses[1] != losses[2]
+    with torch.no_grad(), cpu_kernels(model.eval()):
+        assert model(ids, labels=ids, shift_labels=ids, use_cache=False).loss.item() not in losses
+
+
+def test_another_activation_is_kept():
+    model = build("modern", 32, hidden_act="gelu")
+    ids = torch.randint(0, 30, (2, 32))
+    assert loss_and_gradients(model, ids, True)[0] == pytest.approx(loss_and_gradients(model, ids, False)[0], abs=1e-6)
+    assert loss_and_gradients(build("modern", 32), ids, True)[0] != pytest.approx(
+        loss_and_gradients(model, ids, True)[0], abs=1e-6
+    )
+
+
 @pytest.mark.parametrize("length", [16, 64, 150])
 @pytest.mark.parametrize(("variant", "window"), [("classic", None), ("modern", 5), ("modern", 64), ("modern", None)])
 def test_loss_and_gradients_are_those_of_the_model(variant, window, length):

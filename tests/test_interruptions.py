@@ -16,6 +16,25 @@ from test_train import TWO_PROCESSES, assert_same_run, assert_succeeds, metrics
 from training_lyricgpt.checkpoints import list_checkpoints, read_checkpoint
 
 
+@pytest.fixture
+def start():
+    """Starts commands; whatever a failed test leaves running is killed with its children."""
+    processes = []
+
+    def start(command):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen([str(part) for part in command], cwd=PROJECT, **pipes))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+        process.communicate()
+
+
 def wait_for(condition, process, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -23,11 +42,11 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-def test_a_signal_during_an_evaluation_leaves_it_undone_and_the_next_start_does_it(tmp_path):
+def test_a_signal_during_an_evaluation_leaves_it_undone_and_the_next_start_does_it(start, tmp_path):
     # Everything is evaluated, which takes seconds; a checkpoint is written just before.
     values = TINY | {"hidden_size": 128, "num_hidden_layers": 3, "max_steps": 10, "eval_batches": 100_000}
     command = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "stopped")]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(command)
     wait_for(lambda: list_checkpoints(tmp_path / "stopped" / "checkpoints"), process)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=120)
@@ -40,10 +59,10 @@ def test_a_signal_during_an_evaluation_leaves_it_undone_and_the_next_start_does_
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_a_signal_during_the_first_evaluation_leaves_a_folder_that_begins_again(tmp_path):
+def test_a_signal_during_the_first_evaluation_leaves_a_folder_that_begins_again(start, tmp_path):
     values = TINY | {"hidden_size": 128, "num_hidden_layers": 3, "max_steps": 2, "eval_batches": 100_000}
     command = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "run")]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(command)
     for line in process.stdout:
         if "val loss" in line:
             break
@@ -62,14 +81,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(tmp_pat
     assert_refused(result, "not finite at step", "checkpoints and the best model are of earlier steps", "learning_rate")
     for folder in list_checkpoints(tmp_path / "run" / "checkpoints"):
         read_checkpoint(folder)
+        assert all(value.isfinite().all() for value in load_file(folder / "model.safetensors").values())
     best = load_file(tmp_path / "run" / "model.safetensors")
     assert all(value.isfinite().all() for value in best.values())
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_at_its_step(tmp_path):
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_gradient_that_is_not_finite_stops_the_run_at_its_step(tmp_path, stopped):
     """The loss of a step is finite, its gradient is not: a hook makes one so in the seventh step."""
     code = """
-import sys
+import os, signal, sys
 import torch, train_hf
 step = train_hf.train_step
 def poisoned(args, corpus, accelerator, model, optimizers, index):
@@ -80,6 +101,8 @@ def poisoned(args, corpus, accelerator, model, optimizers, index):
     if handle:
         handle.remove()
         assert figures[0].isfinite()
+        if os.environ.get("STOPPED"):
+            os.kill(os.getpid(), signal.SIGTERM)  # which would save
     return figures
 train_hf.train_step = poisoned
 from training_lyricgpt import LyricGPTError
@@ -89,9 +112,10 @@ except LyricGPTError as error:
     sys.exit(f"error: {error}")
 """
     values = TINY | {"save_interval": 5, "log_interval": 5}
-    result = run([sys.executable, "-c", code, *options(**values, output_dir=tmp_path / "run")])
+    command = [sys.executable, "-c", code, *options(**values, output_dir=tmp_path / "run")]
+    result = run(command, STOPPED="yes" if stopped else "")
     assert result.returncode == 1, result.stderr
-    assert "not finite at step 7 (at step 10" in result.stderr
+    assert f"not finite at step 7 (found at step {7 if stopped else 10})" in result.stderr
     assert [folder.name for folder in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000005"]
     # The cause mended, the same command goes on from before it.
     assert_succeeds(train(**values, output_dir=tmp_path / "run"))
@@ -116,32 +140,27 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     assert_refused(train(output_dir="/proc/lyricgpt"), "cannot be written", "same command again")
 
 
-def test_the_second_of_two_runs_on_one_folder_refuses(tmp_path):
+def test_the_second_of_two_runs_on_one_folder_refuses(start, tmp_path):
     values = TINY | {"max_steps": 100_000, "output_dir": tmp_path / "run"}
     command = [sys.executable, "train_hf.py", *options(**values)]
-    first = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = start(command)
     wait_for(lambda: list_checkpoints(tmp_path / "run" / "checkpoints"), first)
-    try:
-        assert_refused(run(command), "another process is training in")
-        assert first.poll() is None
-    finally:
-        first.terminate()
-        first.wait(timeout=60)
+    assert_refused(run(command), "another process is training in")
+    assert first.poll() is None
+    first.terminate()
+    first.communicate(timeout=60)
     assert first.returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_worker_that_dies_ends_the_run_and_the_same_command_goes_on(tmp_path, rank):
+def test_a_worker_that_dies_ends_the_run_and_the_same_command_goes_on(start, tmp_path, rank):
     values = TINY | {"max_steps": 400, "save_interval": 20, "eval_interval": 200, "lr_schedule": "constant"}
     command = [*TWO_PROCESSES, "train_hf.py", *options(**values, output_dir=tmp_path / "run")]
-    launcher = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    launcher = start(command)
     wait_for(lambda: list_checkpoints(tmp_path / "run" / "checkpoints"), launcher)
-    workers = {
-        process.environ()["LOCAL_RANK"]: process
-        for process in psutil.Process(launcher.pid).children(recursive=True)
-        if "LOCAL_RANK" in process.environ()
-    }
+    children = [(child.environ(), child) for child in psutil.Process(launcher.pid).children()]
+    workers = {environment["LOCAL_RANK"]: child for environment, child in children if "LOCAL_RANK" in environment}
     workers[str(rank)].kill()
     errors = launcher.communicate(timeout=180)[1]
     assert launcher.returncode != 0

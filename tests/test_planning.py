@@ -94,7 +94,7 @@ def test_too_little_disk_is_said(monkeypatch, tmp_path):
 
 
 def test_the_rate_of_matrix_products_is_a_rate():
-    assert matrix_product_rate(config("modern"), torch.device("cpu"), torch.float32) > 1e8
+    assert matrix_product_rate(config("modern"), Accelerator(cpu=True)) > 1e8
 
 
 def test_plan_prints_what_would_run_and_leaves_nothing(tmp_path):

@@ -236,7 +236,8 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     config = parser.parse_args(argv).config
     namespace = parser.parse_args(_as_options(read_yaml(config)) + argv)
     args = Arguments(**{name: getattr(namespace, name) for name in FIELDS})
-    args.given = frozenset(re.sub("=.*", "", part, flags=re.S).lstrip("-").replace("-", "_") for part in argv)
+    options = {part.partition("=")[0][2:].replace("-", "_") for part in argv if part.startswith("--")}
+    args.given = frozenset(name for name in FIELDS if {name, f"no_{name}"} & options)
     if args.output_dir is None:
         args.output_dir = str(Path("runs") / Path(config).stem)
     args.output_dir = str(Path(args.output_dir).expanduser())

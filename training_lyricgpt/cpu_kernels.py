@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers.activations import SiLUActivation
 
 from modeling_lyricgpt.modeling_lyricgpt import LyricGPTAttention, LyricGPTMLP, LyricGPTRMSNorm
 
@@ -268,9 +269,11 @@ def mlp_forward(self: LyricGPTMLP, hidden_states: Tensor) -> Tensor:
     if self.gate_proj is None:
         inner = self.up_proj(hidden_states)
         return self.down_proj(inner.relu_() if type(self.act_fn) is nn.ReLU else self.act_fn(inner))
-    return self.down_proj(SwiGLU.apply(self.gate_proj(hidden_states), self.up_proj(hidden_states)))
+    gate, up = self.gate_proj(hidden_states), self.up_proj(hidden_states)
+    return self.down_proj(SwiGLU.apply(gate, up) if type(self.act_fn) in SILU else self.act_fn(gate) * up)
 
 
+SILU = (nn.SiLU, SiLUActivation)
 FORWARDS: dict[type[nn.Module], Callable] = {
     nn.Dropout: dropout_forward,
     LyricGPTRMSNorm: rms_norm_forward,

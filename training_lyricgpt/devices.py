@@ -38,25 +38,23 @@ def keep_freed_memory() -> None:
 
 
 def start_accelerator(args: Arguments) -> Accelerator:
-    """The accelerator of this machine, with the tracker and the number of micro-batches that were asked for.
-
-    Raises:
-        LyricGPTError: `batch_size` cannot be divided like that.
-    """
+    """The accelerator of this machine, with the tracker that was asked for."""
     wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-    accelerator = Accelerator(
+    return Accelerator(
         # Several processes on a CPU find each other only if told that it is one.
         cpu=wants_cpu or not torch.accelerator.is_available(),
         mixed_precision=args.mixed_precision,
         log_with=None if args.tracker == "none" else args.tracker,
         project_dir=args.output_dir,
     )
-    accelerator.gradient_accumulation_steps = micro_batch_count(args, accelerator)
-    return accelerator
 
 
 def micro_batch_count(args: Arguments, accelerator: Accelerator) -> int:
-    """Micro-batches that each process divides its share of a batch into."""
+    """Micro-batches that each process divides its share of a batch into.
+
+    Raises:
+        LyricGPTError: `batch_size` cannot be divided like that.
+    """
     processes, parts = accelerator.num_processes, args.gradient_accumulation_steps
     share = args.batch_size // processes
     if parts is None:

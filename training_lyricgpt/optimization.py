@@ -3,7 +3,8 @@
 Notable:
 - The learning rate is a pure function of (configuration, step), so a schedule has no state to save.
 - AdamW is torch's own, fused where it can be. Muon (https://kellerjordan.github.io/posts/muon/) is ours: torch's
-  orthogonalises in bfloat16, which a CPU emulates; here it is float32, and matrices of one shape go through together.
+  orthogonalises in bfloat16, which a CPU emulates; here it is float32, and matrices of one shape go through together, as
+  many as a CPU keeps in its caches.
 - Muon takes the matrices of the blocks; embeddings, head, norms and biases stay with AdamW.
 """
 
@@ -18,7 +19,8 @@ from .arguments import Arguments
 # Quintic Newton-Schulz coefficients of the Muon reference: they push all singular values into about [0.7, 1.2].
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-CACHED_ELEMENTS = 4 * 384 * 384
+# Elements of the matrices that go through together on a CPU.
+CACHED_MATRICES = 4 * 384 * 384
 
 
 def schedule(args: Arguments, step: int) -> float:
@@ -91,7 +93,7 @@ class Muon(torch.optim.Optimizer):
                     buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                     updates.append(parameter.grad.lerp(buffer, group["momentum"]))
                 # A GPU takes all of them at once; on a CPU four of 384 x 384 stay in its caches.
-                together = len(updates) if parameters[0].is_cuda else max(1, CACHED_ELEMENTS // shape.numel())
+                together = len(updates) if parameters[0].is_cuda else max(1, CACHED_MATRICES // shape.numel())
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 moves = [move for part in torch.stack(updates).split(together) for move in orthogonalize(part)]
                 for parameter, move in zip(parameters, moves, strict=True):

@@ -2,7 +2,8 @@
 
 Notable:
 - Memory of activations is counted, not guessed: one micro-batch goes through the model on torch's meta device, and what
-  autograd saves for the backward pass is added up.
+  autograd saves for the backward pass is added up. There attention is written out, so for a GPU, whose kernels keep
+  less, it is an upper bound.
 - Model FLOPs are those of PaLM's appendix B (https://arxiv.org/abs/2204.02311): six for each weight of a matrix and
   character, and attention over the window that a layer sees. Utilisation is their share of the best rate of matrix
   products measured on this machine, so it needs no table of devices.
@@ -41,10 +42,15 @@ def flops_per_character(config: LyricGPTConfig) -> float:
 
 
 @torch.no_grad()
-def matrix_product_rate(config: LyricGPTConfig, device: torch.device, dtype: torch.dtype) -> float:
-    """The best rate of matrix products of the model's shapes, in FLOP/s; takes half a second."""
-    hidden, best = config.hidden_size, 0.0
-    for rows in (2048, 8192):
+def matrix_product_rate(config: LyricGPTConfig, accelerator: Accelerator) -> float:
+    """The best rate of matrix products of the model's shapes, over all processes, in FLOP/s.
+
+    It takes half a second, on a CPU that needs longer for a single product a little more.
+    """
+    device, hidden, best = accelerator.device, config.hidden_size, 0.0
+    on_cpu = device.type == "cpu"
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+    for rows in (1024, 2048) if on_cpu else (16384, 65536):
         for inputs, outputs in ((hidden, 4 * hidden), (4 * hidden, hidden)):
             x = torch.randn(rows, inputs, device=device, dtype=dtype)
             weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
@@ -53,16 +59,16 @@ def matrix_product_rate(config: LyricGPTConfig, device: torch.device, dtype: tor
                 nn.functional.linear(x, weight)
 
             product()
-            count, started = 0, None
+            count = 0
             _synchronize(device)
             started = time.perf_counter()
             while time.perf_counter() - started < PROBE_SECONDS:
-                for _ in range(10):
+                for _ in range(1 if on_cpu else 10):
                     product()
+                    count += 1
                 _synchronize(device)
-                count += 10
             best = max(best, 2 * rows * inputs * outputs * count / (time.perf_counter() - started))
-    return best
+    return best * accelerator.num_processes
 
 
 def _synchronize(device: torch.device) -> None:
@@ -163,12 +169,14 @@ def size(count: float) -> str:
 
 def describe_needs(args: Arguments, model: LyricGPTForCausalLM, accelerator: Accelerator) -> str:
     """What a run will need in memory and on disk, with a warning where the disk has less."""
-    needed, free = disk_bytes(args, model), free_bytes(Path(args.output_dir))
+    folder = Path(args.output_dir)
+    held = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) if folder.is_dir() else 0
+    needed, free = disk_bytes(args, model), free_bytes(folder)
     text = (
         f"needs: about {size(memory_bytes(args, model, accelerator))} of memory a process, {size(needed)} on disk "
         f"({size(free)} are free)"
     )
-    if free < needed:
+    if free + held < needed:
         text += f"\nwarning: {args.output_dir} has less free space than this run will need; make room or choose another"
     return text
 

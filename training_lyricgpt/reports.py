@@ -174,13 +174,18 @@ def model_card(
         for row in rows
     )
     files = "\n".join(f"- `{f['name']}`: {f['bytes']:,} bytes, SHA-256 `{f['sha256']}`" for f in corpus["files"])
+    begun = "trained from scratch"
+    if args.init_from:
+        is_local = Path(args.init_from).exists() or args.init_from.startswith((".", "/", "~"))
+        begun = f"begun with the weights of {'another model' if is_local else f'`{args.init_from}`'} and trained on"
+        data.base_model = None if is_local else args.init_from
     turned = overfitting(rows)
     dropout = "the variant's default" if args.dropout is None else args.dropout
     cleaned = "as it is, line endings included" if args.cleaning == "none" else "cleaned (`cleaning: standard`)"
     body = f"""
 # lyricgpt-{name}
 
-A character-level GPT that writes song lyrics, trained from scratch with LyricGPT: {parameters:,} parameters, variant
+A character-level GPT that writes song lyrics, {begun} with LyricGPT: {parameters:,} parameters, variant
 `{args.variant}`, {args.num_hidden_layers} layers, {args.num_attention_heads} heads, width {args.hidden_size}, windows of
 {args.block_size} characters, an alphabet of {corpus["alphabet_size"]} characters.
 

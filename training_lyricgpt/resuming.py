@@ -51,7 +51,12 @@ def check_folder(args: Arguments, corpus: TokenizedCorpus) -> bool:
             f"{folder} has checkpoints but no record (metrics.jsonl); restore it, or choose another --output_dir"
         )
     checkpoint, complaints = latest_checkpoint(folder / "checkpoints")
-    if checkpoint is None and rows and rows[-1]["step"] >= before.save_interval and not args.eval_only:
+    if (
+        checkpoint is None
+        and rows
+        and rows[-1]["step"] >= min(before.save_interval, before.max_steps)
+        and not args.eval_only
+    ):
         raise LyricGPTError(
             f"the run in {folder} has come to step {rows[-1]['step']}, but none of its checkpoints can be read"
             f"{''.join(f'; {complaint}' for complaint in complaints)}. Starting again would overwrite its model: restore "
