@@ -19,6 +19,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training_lyricgpt import LyricGPTError
+from training_lyricgpt.initialization import shape_of
 from training_lyricgpt.reports import read_metrics
 from training_lyricgpt.sample import load_run
 
@@ -58,18 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps < 4:
         parser.error(f"--steps is {args.steps}; it must be at least 4")
-    model, tokenizer = load_run(args.base)
-    config = model.config
-    shape = {
-        "variant": config.variant,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "block_size": config.max_position_embeddings,
-        "special_tokens": tokenizer.unk_token_id is not None,
-    }
-    if config.sliding_window is not None:
-        shape["sliding_window"] = config.sliding_window
+    shape = {name: value for name, value in shape_of(*load_run(args.base)).items() if value is not None}
     corpus = args.output_dir / f"{args.dataset.stem}-{args.kilobytes:g}.csv"
     count = cut_corpus(args.dataset, args.kilobytes, corpus)
     every = args.steps // 4

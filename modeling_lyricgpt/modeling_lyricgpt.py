@@ -470,9 +470,8 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
 
     def _get_candidate_generator(self, generation_config, *args, model_kwargs, **kwargs):
         generator = super()._get_candidate_generator(generation_config, *args, model_kwargs=model_kwargs, **kwargs)
-        if (
-            self.config.variant == "classic"
-        ):  # behind the place where the window moves on, a draft would be read wrongly
+        # Behind the place where the window moves on, a draft would be read wrongly.
+        if self.config.variant == "classic":
             propose = generator.get_candidates
             mask = model_kwargs.get("attention_mask")
             padding = 0 if mask is None else int((mask == 0).sum())

@@ -44,6 +44,20 @@ class Parent:
     alphabet: str
 
 
+def shape_of(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer) -> dict[str, str | int | bool | None]:
+    """The arguments of a run that say a model's shape, as this model has them."""
+    config = model.config
+    return {
+        "variant": config.variant,
+        "block_size": config.max_position_embeddings,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "sliding_window": config.sliding_window,
+        "special_tokens": tokenizer.unk_token_id is not None,
+    }
+
+
 def load_parent(args: Arguments) -> Parent | None:
     """The model of `init_from`, if there is one; `args` take over its shape.
 
@@ -57,16 +71,7 @@ def load_parent(args: Arguments) -> Parent | None:
     if began_with == args.init_from and latest_checkpoint(folder / "checkpoints")[0] is not None:
         source = str(folder)
     model, tokenizer = load_run(source)
-    config = model.config
-    shape = {
-        "variant": config.variant,
-        "block_size": config.max_position_embeddings,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "sliding_window": config.sliding_window,
-        "special_tokens": tokenizer.unk_token_id is not None,
-    }
+    shape = shape_of(model, tokenizer)
     for name, value in shape.items():
         if name in args.given and getattr(args, name) != value:
             raise LyricGPTError(
