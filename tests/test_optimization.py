@@ -1,5 +1,6 @@
 """Learning rates and optimizers."""
 
+import copy
 import itertools
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from conftest import options
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
+from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
+from training_lyricgpt.initialization import initialize_as_torch
 from training_lyricgpt.optimization import Muon, build_optimizers, learning_rate, orthogonalize, set_learning_rate
 
 
@@ -123,3 +126,48 @@ def test_muon_lowers_a_loss():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.05 * losses[0]
+
+
+def test_scores_divided_by_the_root_of_the_width_take_the_path_of_a_model_that_divides_them_so():
+    """The published first version against ours, which keeps the factor in q_proj: the same losses, step by step."""
+    settings = {"num_attention_heads": 4, "learning_rate": 1e-2, "weight_decay": 0.5, "warmup_steps": 0}
+    settings |= {"variant": "classic", "lr_schedule": "constant"}
+    torch.manual_seed(0)
+    config = LyricGPTConfig(
+        variant="classic", vocab_size=20, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, dropout=0.0
+    )
+    published, ours = LyricGPTForCausalLM(config).eval(), LyricGPTForCausalLM(config).eval()
+    initialize_as_torch(ours, "n_embd")
+    with torch.no_grad():
+        for name, parameter in published.named_parameters():
+            parameter.copy_(ours.get_parameter(name) * (2.0 if ".q_proj." in name else 1.0))
+    for layer in published.model.layers:
+        layer.self_attn.scaling = 32**-0.5
+    ids = torch.randint(20, (4, 17))
+    losses = {}
+    for model, scale in ((published, "head_size"), (ours, "n_embd"), (ours, "head_size")):
+        model = copy.deepcopy(model)
+        (optimizer,) = build_optimizers(arguments(**settings, scores_scaled_by=scale), model)
+        losses[model, scale] = []
+        for _ in range(20):
+            loss = model(ids, labels=ids, use_cache=False).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses[model, scale].append(loss.item())
+    as_published, as_ours, without_the_rate = losses.values()
+    assert as_ours == pytest.approx(as_published, rel=1e-4)
+    assert without_the_rate != pytest.approx(as_published, rel=1e-3)
+
+
+def test_torchs_initialisation_is_that_of_its_modules():
+    model = small_model()
+    initialize_as_torch(model, "head_size")
+    weights = model.model.embed_tokens.weight.detach(), model.model.layers[0].mlp.down_proj.weight.detach()
+    assert weights[0].std() == pytest.approx(1.0, rel=0.1)
+    assert weights[1].abs().max() == pytest.approx(weights[1].size(1) ** -0.5, rel=0.05)
+
+
+def test_scores_divided_by_the_root_of_the_width_are_for_the_published_model():
+    with pytest.raises(LyricGPTError, match="scores_scaled_by"):
+        arguments(variant="modern", scores_scaled_by="n_embd")

@@ -88,6 +88,15 @@ class ModelArguments:
         "Dropout of the residual branches and, in classic, of the attention weights. Default: classic 0.2, modern 0.",
         None,
     )
+    initialization: Literal["normal", "torch"] = describe(
+        "normal: deviation 0.02, as GPT-2. torch: PyTorch's own, as the first version of the published notebook.",
+        "normal",
+    )
+    scores_scaled_by: Literal["head_size", "n_embd"] = describe(
+        "What attention scores are divided by the root of. n_embd: the width, as the first version of the published "
+        "notebook; classic with adamw only.",
+        "head_size",
+    )
     init_from: str | None = describe(
         "Begin with the weights and the alphabet of this run folder or Hub id; its shape is taken over.", None
     )
@@ -291,6 +300,11 @@ def check_arguments(args: Arguments) -> None:
         raise LyricGPTError(
             f"hidden_size {args.hidden_size} is not divisible by num_attention_heads {args.num_attention_heads}; "
             f"the nearest that is: {max(1, round(args.hidden_size / args.num_attention_heads)) * args.num_attention_heads}"
+        )
+    if args.scores_scaled_by == "n_embd" and (args.variant, args.optimizer) != ("classic", "adamw"):
+        raise LyricGPTError(
+            f"scores_scaled_by is 'n_embd', which needs variant classic and optimizer adamw, not {args.variant} and "
+            f"{args.optimizer}"
         )
     if args.variant == "modern" and args.hidden_size // args.num_attention_heads % 2:
         raise LyricGPTError(

@@ -111,8 +111,25 @@ def build_model(args: Arguments, corpus: TokenizedCorpus, parent: Parent | None 
     model = LyricGPTForCausalLM(config)
     if parent is not None:
         copy_weights(model, tokenizer, parent)
+    elif args.initialization == "torch":
+        initialize_as_torch(model, args.scores_scaled_by)
     model.generation_config = generation_config(tokenizer)
     return model
+
+
+@torch.no_grad()
+def initialize_as_torch(model: LyricGPTForCausalLM, scores_scaled_by: str) -> None:
+    """Draws all weights anew as PyTorch's modules do: embeddings of deviation 1, uniform matrices and biases.
+
+    With scores divided by the root of the width, the query projection is born smaller by the root of the number of heads,
+    which makes the same scores; `build_optimizers` lets it learn slower by as much.
+    """
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    if scores_scaled_by == "n_embd":
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.mul_(model.config.num_attention_heads**-0.5)
 
 
 @torch.no_grad()

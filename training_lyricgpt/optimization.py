@@ -121,6 +121,15 @@ def build_optimizers(args: Arguments, model: nn.Module) -> list[torch.optim.Opti
         {"params": decayed, "weight_decay": args.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
+    if args.scores_scaled_by == "n_embd":
+        # Scores divided by the root of the width and not of the head size: AdamW moves a smaller q_proj, which holds the
+        # factor, by steps as much smaller, so that it takes the path of the larger one.
+        factor = args.num_attention_heads**-0.5
+        queries = [p for n, p in rest.items() if ".q_proj." in n]
+        groups[0]["params"] = [p for p in decayed if all(p is not query for query in queries)]
+        groups.append(
+            {"params": queries, "lr": args.learning_rate * factor, "weight_decay": args.weight_decay / factor}
+        )
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(
             [group for group in groups if group["params"]],
