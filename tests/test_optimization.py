@@ -11,7 +11,15 @@ from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
 from training_lyricgpt.initialization import initialize_as_torch
-from training_lyricgpt.optimization import Muon, build_optimizers, learning_rate, orthogonalize, set_learning_rate
+from training_lyricgpt.optimization import (
+    NEWTON_SCHULZ,
+    NEWTON_SCHULZ_STEPS,
+    Muon,
+    build_optimizers,
+    learning_rate,
+    orthogonalize,
+    set_learning_rate,
+)
 
 
 def arguments(**values):
@@ -103,6 +111,19 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape):
     values = torch.linalg.svdvals(orthogonalize(torch.randn(3, *shape)))
     assert values.quantile(0.1) > 0.6  # a square random matrix has a few that are next to nothing
     assert values.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(32, 40), (32, 64), (96, 32), (32, 32)])
+def test_every_shape_takes_the_steps_of_newton_and_schulz(shape):
+    """Against the singular values themselves: each step maps them by its polynomial and leaves the directions alone."""
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(2, *shape), full_matrices=False)
+    values = torch.logspace(0, -4, min(shape))  # over four orders of magnitude
+    expected = values / values.norm()
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        a, b, c = NEWTON_SCHULZ
+        expected = a * expected + b * expected**3 + c * expected**5
+    torch.testing.assert_close(orthogonalize(left * values @ right), left * expected @ right, rtol=1e-3, atol=1e-4)
 
 
 def test_orthogonalizing_together_equals_one_by_one():

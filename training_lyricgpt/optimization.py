@@ -19,8 +19,8 @@ from .arguments import Arguments
 # Quintic Newton-Schulz coefficients of the Muon reference: they push all singular values into about [0.7, 1.2].
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-# Elements of the matrices that go through together on a CPU.
-CACHED_MATRICES = 4 * 384 * 384
+# Elements of the square matrices that go through together on a CPU.
+CACHED_SQUARES = 4 * 384 * 384
 
 
 def schedule(args: Arguments, step: int) -> float:
@@ -45,16 +45,31 @@ def learning_rate(args: Arguments, step: int, peak: float | None = None) -> floa
 
 @torch.no_grad()
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest (semi-)orthogonal matrices, roughly, by Newton-Schulz in float32; shape `(N, rows, columns)`."""
+    """The nearest (semi-)orthogonal matrices, roughly, by Newton-Schulz in float32; shape `(N, rows, columns)`.
+
+    Each step multiplies `x` from the left by a polynomial of `x @ x.mT`. A matrix twice as long as wide or longer waits
+    for the product of them all, which is small and square: 30% less work at 384 x 1024, and 4e-5 off.
+    """
     a, b, c = NEWTON_SCHULZ
     x = matrices.float()
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
+    if x.size(-1) < 2 * x.size(-2):
+        for _ in range(NEWTON_SCHULZ_STEPS):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    else:
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        product = torch.eye(x.size(-2), device=x.device).expand_as(gram)
+        for step in range(NEWTON_SCHULZ_STEPS):
+            polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+            product = torch.baddbmm(product, polynomial, product, beta=a)
+            if step < NEWTON_SCHULZ_STEPS - 1:
+                for _ in range(2):
+                    gram = torch.baddbmm(gram, polynomial, gram, beta=a)
+        x = product @ x
     return (x.mT if tall else x).to(matrices.dtype)
 
 
@@ -92,8 +107,8 @@ class Muon(torch.optim.Optimizer):
                         state["momentum_buffer"] = torch.zeros_like(parameter)
                     buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                     updates.append(parameter.grad.lerp(buffer, group["momentum"]))
-                # A GPU takes all of them at once; on a CPU four of 384 x 384 stay in its caches.
-                together = len(updates) if parameters[0].is_cuda else max(1, CACHED_MATRICES // shape.numel())
+                # A GPU takes all of them at once; on a CPU the squares of four of width 384 stay in its caches.
+                together = len(updates) if parameters[0].is_cuda else max(1, CACHED_SQUARES // min(shape) ** 2)
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 moves = [move for part in torch.stack(updates).split(together) for move in orthogonalize(part)]
                 for parameter, move in zip(parameters, moves, strict=True):
