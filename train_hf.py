@@ -56,6 +56,7 @@ from training_lyricgpt.reports import (
     plural,
     read_metrics,
     table_line,
+    time_spent,
     write_metrics,
     write_reports,
 )
@@ -266,9 +267,14 @@ def train(args: Arguments, launch: str) -> None:
     if step:
         say(f"going on from step {step:,} of {args.max_steps:,}")
     if args.tracker != "none":
-        accelerator.init_trackers("lyricgpt", config={k: v for k, v in args.to_dict().items() if v is not None})
+        accelerator.init_trackers(
+            "lyricgpt",
+            config={k: v for k, v in args.to_dict().items() if v is not None},
+            init_kwargs={"trackio": {"name": args.output_dir, "resume": "allow"}, "wandb": {"name": args.output_dir}},
+        )
 
-    saved_step, first_wrong = step, torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    saved_step = None if checkpoint is None else step
+    first_wrong = torch.zeros((), dtype=torch.int64, device=accelerator.device)
 
     def refuse_wrong(current: int) -> None:
         """Stops the run, on every process, if a loss or a gradient since the last look was not finite."""
@@ -349,6 +355,8 @@ def train(args: Arguments, launch: str) -> None:
         dynamic_ncols=True,
     )
     model.train()
+    if parent and checkpoint is None:
+        save(step)  # from now on the model begun with may be gone, or trained on
     while True:
         if (step % args.eval_interval == 0 or step >= args.max_steps) and not (rows and rows[-1]["step"] == step):
             speed = interval_steps * characters_a_step / (time.perf_counter() - interval_started)
@@ -405,7 +413,7 @@ def finish(
 ) -> None:
     """Says what came out of the run, and lets it sing."""
     best = best_evaluation(rows)
-    say(f"\nbest validation loss {best['val_loss']:.4f} at step {best['step']:,}")
+    say(f"\nbest validation loss {best['val_loss']:.4f} at step {best['step']:,}; {time_spent(rows)}")
     if sentence := overfitting(rows):
         say(sentence)
     if accelerator.is_main_process:

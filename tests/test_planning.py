@@ -3,7 +3,7 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import SAMPLE_LYRICS, options, train
+from conftest import PROJECT, SAMPLE_LYRICS, options, train
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
@@ -104,3 +104,12 @@ def test_plan_prints_what_would_run_and_leaves_nothing(tmp_path):
         assert part in result.stdout, part
     assert "A song it just wrote" not in result.stdout
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["sample", "spotify_modern"])
+def test_evaluations_cost_a_tenth_of_a_run_at_most(name):
+    """A forward pass is a third of a step's operations."""
+    args = parse_arguments([f"--config={PROJECT / 'configs' / name}.yaml", "--dataset=a.csv"])
+    evaluations = 1 + -(-args.max_steps // args.eval_interval)
+    steps = evaluations * 2 * args.eval_batches / 3
+    assert steps <= 0.1 * (args.max_steps + steps)

@@ -248,6 +248,21 @@ def test_tensorboard_gets_the_names_of_the_metrics(tmp_path):
     assert logged == {row["step"]: pytest.approx(row["val_loss"]) for row in metrics(tmp_path / "run")}
 
 
+def test_trackio_keeps_a_run_that_goes_on_as_one_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    folder = tmp_path / "run"
+    assert_succeeds(train(output_dir=folder, tracker="trackio", max_steps=10))
+    assert_succeeds(train(output_dir=folder, tracker="trackio"))
+    monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", tmp_path / "trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    assert SQLiteStorage.get_runs("lyricgpt") == [str(folder)]
+    logged = [row for row in SQLiteStorage.get_logs("lyricgpt", str(folder)) if "val_loss" in row]
+    assert [row["step"] for row in logged] == [row["step"] for row in metrics(folder)]
+    for row, record in zip(logged, metrics(folder), strict=True):
+        assert {name: row[name] for name in FIGURES} == {name: pytest.approx(record[name]) for name in FIGURES}
+
+
 def test_a_sample_prompt_begins_every_sample(tmp_path):
     assert_succeeds(train(output_dir=tmp_path / "run", sample_prompt="The sea"))
     assert all(row["sample"].startswith("The sea") for row in metrics(tmp_path / "run"))

@@ -5,7 +5,8 @@ Notable:
   embedding and head go along with their characters, and a new character begins with the mean of all rows (what
   transformers' `resize_token_embeddings` takes for the mean of its draws).
 - The shape is that of the model begun with; only dropout is the new run's.
-- From its first checkpoint on, a run needs the model it began with no more: that may be gone, or trained on.
+- Such a run saves its first checkpoint at once and then needs the model it began with no more: that may be gone, or
+  trained on.
 """
 
 from dataclasses import dataclass

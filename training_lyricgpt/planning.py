@@ -24,6 +24,7 @@ from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from .arguments import Arguments
 from .cpu_kernels import cpu_kernels, fits
 from .optimization import uses_muon
+from .reports import duration
 
 # Resident memory of Python, torch, transformers and datasets before a model is there, measured on Linux.
 BASE_MEMORY = 0.75e9
@@ -151,15 +152,6 @@ def free_bytes(folder: Path) -> int:
 def epochs(args: Arguments, characters: int) -> float:
     """How often a run reads each training character."""
     return args.max_steps * args.batch_size * args.block_size / characters
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def size(count: float) -> str:

@@ -79,6 +79,21 @@ def overfitting(rows: list[dict[str, Any]]) -> str | None:
     )
 
 
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def time_spent(rows: list[dict[str, Any]]) -> str:
+    """How long a run took, the starts of its processes apart, and the share of its evaluations."""
+    seconds = rows[-1]["elapsed_seconds"]
+    return f"{duration(seconds)}, of it {sum(row.get('evaluation_seconds', 0.0) for row in rows) / seconds:.0%} evaluations"
+
+
 def draw_curves(folder: Path, rows: list[dict[str, Any]]) -> Path:
     """Draws loss and accuracy of both splits over the steps, the best step marked, as `curves.png`."""
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained", facecolor="white")
