@@ -15,6 +15,8 @@ from conftest import PROJECT, TINY, options, run
 from safetensors.torch import load_file
 from test_train import TIMES
 
+from training_lyricgpt.files import UNFINISHED
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -36,21 +38,39 @@ def newest_file(folder):
     return max(times)
 
 
+def unfinished(folder):
+    """Names of what was being written."""
+    names = []
+    for _, folders, files in os.walk(folder):
+        names += [name for name in folders + files if name.startswith(UNFINISHED)]
+    return names
+
+
 def test_a_run_killed_at_random_moments_equals_the_run_that_was_never_killed(tmp_path):
     values = TINY | {"max_steps": 150, "eval_interval": 30, "save_interval": 7, "dropout": 0.2, "optimizer": "muon"}
     whole = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "whole")]
     assert run(whole).returncode == 0
     killed = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "killed")]
     draw = random.Random(0)
-    for _ in range(8):
+    cut_off = 0
+    for kill in range(10):
         process = subprocess.Popen(killed, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         before = newest_file(tmp_path / "killed")
         while process.poll() is None and newest_file(tmp_path / "killed") == before:
             time.sleep(0.02)  # until it has written something
-        time.sleep(draw.uniform(0, 2))
+        if kill % 2:  # while a checkpoint is written
+            while process.poll() is None and not unfinished(tmp_path / "killed" / "checkpoints"):
+                time.sleep(0.001)
+        else:
+            time.sleep(draw.uniform(0, 2))
         process.kill()
         errors = process.communicate()[1]
         assert "Traceback" not in errors, errors
+        left = unfinished(tmp_path / "killed")
+        cut_off += bool(left)
+        saved = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").glob("step-*"))
+        print(f"kill {kill + 1}: saved {', '.join(saved) or 'nothing'}; cut off: {', '.join(left) or 'nothing'}")
+    assert cut_off, "no kill came during a save"
     result = run(killed)
     assert result.returncode == 0, result.stderr
     (figures, tensors), (other_figures, other_tensors) = state(tmp_path / "whole"), state(tmp_path / "killed")
@@ -59,8 +79,7 @@ def test_a_run_killed_at_random_moments_equals_the_run_that_was_never_killed(tmp
     for file, values in tensors.items():
         for name, value in values.items():
             assert torch.equal(value, other_tensors[file][name]), (file, name)
-    leftovers = list((tmp_path / "killed").rglob(".saving-*"))
-    assert not leftovers, "what a kill cut off is cleared away by the next start"
+    assert not unfinished(tmp_path / "killed"), "what a kill cut off is cleared away by the next start"
     for name in ("samples.txt", "README.md"):
         ours, theirs = ((tmp_path / folder / name).read_text() for folder in ("killed", "whole"))
         ours = ours.replace(str(tmp_path / "killed"), str(tmp_path / "whole")).replace(
