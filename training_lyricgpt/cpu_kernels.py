@@ -254,6 +254,30 @@ class SwiGLU(torch.autograd.Function):
         return (gradient * up).mul_(d_silu), d_up
 
 
+class Perceptron(torch.autograd.Function):
+    """`relu(x @ up.T + up_bias) @ down.T + down_bias`, of rows; keeps its input and what comes out of the relu.
+
+    In place of torch's own operations because a relu in place, after a `Linear` of more than two dimensions, copies
+    gradients twice, and one out of place writes to new memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        inner = torch.addmm(up_bias, rows, up.t()).relu_()
+        ctx.save_for_backward(rows, up, inner, down)
+        return torch.addmm(down_bias, inner, down.t()).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        rows, up, inner, down = ctx.saved_tensors
+        d_output = gradient.flatten(0, -2)
+        d_inner = torch.mm(d_output, down)
+        torch.ops.aten.threshold_backward.grad_input(d_inner, inner, 0, grad_input=d_inner)
+        d_x = torch.mm(d_inner, up).view(*gradient.shape[:-1], -1)
+        return d_x, d_inner.t() @ rows, d_inner.sum(0), d_output.t() @ inner, d_output.sum(0)
+
+
 def dropout_forward(self: nn.Dropout, x: Tensor) -> Tensor:
     """In place of `nn.Dropout.forward`."""
     return Dropout.apply(x, self.p) if self.training and self.p else x
@@ -267,8 +291,10 @@ def rms_norm_forward(self: LyricGPTRMSNorm, hidden_states: Tensor) -> Tensor:
 def mlp_forward(self: LyricGPTMLP, hidden_states: Tensor) -> Tensor:
     """In place of `LyricGPTMLP.forward`."""
     if self.gate_proj is None:
-        inner = self.up_proj(hidden_states)
-        return self.down_proj(inner.relu_() if type(self.act_fn) is nn.ReLU else self.act_fn(inner))
+        if type(self.act_fn) is not nn.ReLU:
+            return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+        up, down = self.up_proj, self.down_proj
+        return Perceptron.apply(hidden_states, up.weight, up.bias, down.weight, down.bias)
     gate, up = self.gate_proj(hidden_states), self.up_proj(hidden_states)
     return self.down_proj(SwiGLU.apply(gate, up) if type(self.act_fn) in SILU else self.act_fn(gate) * up)
 
