@@ -411,14 +411,15 @@ def train(args: Arguments, launch: str) -> None:
 def finish(
     args: Arguments, accelerator: Accelerator, folder: Path, rows: list[dict], say: Callable[[str], None]
 ) -> None:
-    """Says what came out of the run, and lets it sing."""
+    """Says what came out of the run, and lets it sing: the main process alone knows all that is in `rows`."""
+    if not accelerator.is_main_process:
+        return
     best = best_evaluation(rows)
     say(f"\nbest validation loss {best['val_loss']:.4f} at step {best['step']:,}; {time_spent(rows)}")
     if sentence := overfitting(rows):
         say(sentence)
-    if accelerator.is_main_process:
-        model, tokenizer = load_run(str(folder))
-        say(f"\nA song it just wrote:\n\n{write_song(model, tokenizer, args.sample_prompt, seed=args.seed)}\n")
+    model, tokenizer = load_run(str(folder))
+    say(f"\nA song it just wrote:\n\n{write_song(model, tokenizer, args.sample_prompt, seed=args.seed)}\n")
     say(f"model:  {folder}\ncurves: {folder / 'curves.png'}")
     say(f"more:   python -m training_lyricgpt.sample {folder}")
 
