@@ -7,7 +7,8 @@
 4 layers x 192, batch 32 x 128, 1,000 steps. Notable:
 - Each run is `train_hf.py`'s, in a folder of its own below --output_dir: whatever stops the benchmark, the same command
   goes on with it, and what is complete is only read.
-- `published` is the recipe of `configs/spotify.yaml` with its classic model, `modern` that of `configs/spotify_modern.yaml`.
+- `published` is the recipe of `configs/spotify.yaml` with its classic model, `first_version` the same before its
+  initialisation was changed (`configs/shakespeare.yaml`), `modern` that of `configs/spotify_modern.yaml`.
   `adamw` is modern's model with AdamW alone, at 2e-3 with a cosine.
 - A loss is said to be reached at the first evaluation that shows it, every 50 steps.
 """
@@ -31,6 +32,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHAPE = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "block_size": 128, "batch_size": 32}
 RECIPES = {
     "published": ("spotify.yaml", {}),
+    "first_version": ("shakespeare.yaml", {}),
     "modern": ("spotify_modern.yaml", {}),
     "adamw": ("spotify_modern.yaml", {"optimizer": "adamw", "learning_rate": 2e-3, "lr_schedule": "cosine"}),
 }

@@ -120,6 +120,8 @@ def draw_curves(folder: Path, rows: list[dict[str, Any]]) -> Path:
             va="bottom" if above else "top",
             fontsize=9,
             color=INK,
+            bbox={"boxstyle": "square,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+            zorder=6,
         )
         axes.set_title(title, fontsize=11, color=INK, loc="left")
         axes.set_xlabel("step", color=INK)
