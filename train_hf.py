@@ -32,6 +32,7 @@ from tqdm import tqdm
 from modeling_lyricgpt import LyricGPTForCausalLM
 from tokenization_lyricgpt.tokenization_lyricgpt import describe_characters
 from training_lyricgpt import LyricGPTError
+from training_lyricgpt.advice import advise
 from training_lyricgpt.arguments import Arguments, parse_arguments
 from training_lyricgpt.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from training_lyricgpt.cpu_kernels import cpu_kernels, fits
@@ -328,6 +329,8 @@ def train(args: Arguments, launch: str) -> None:
                 write_metrics(folder, rows)
                 write_reports(folder, args, report, rows, parameters)
             say(table_line(row))
+            if len(rows) == 1 and (advice := advise(args, bare_model.config.hidden_dropout, len(corpus.train))):
+                say(advice)
         else:
             rows.append(row)
         accelerator.log({k: v for k, v in row.items() if k != "step"}, step=current)

@@ -21,6 +21,7 @@ from torch import nn
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 
+from .advice import advise, epochs
 from .arguments import Arguments
 from .cpu_kernels import cpu_kernels, fits
 from .optimization import uses_muon
@@ -152,11 +153,6 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def epochs(args: Arguments, characters: int) -> float:
-    """How often a run reads each training character."""
-    return args.max_steps * args.batch_size * args.block_size / characters
-
-
 def size(count: float) -> str:
     """Bytes as a person says them."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
@@ -200,4 +196,6 @@ def describe_plan(args: Arguments, model: LyricGPTForCausalLM, characters: int, 
         f"{speed * flops / figures['rate']:.0%} of the {figures['rate'] / 1e9:,.0f} GFLOP/s of its matrix products",
         f"time here: {duration(training + evaluating)}, of it {duration(evaluating)} for {evaluations} evaluations",
     ]
+    if advice := advise(args, model.config.hidden_dropout, characters):
+        lines.append(advice)
     return "\n".join(lines)
