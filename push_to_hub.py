@@ -28,7 +28,8 @@ from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, load_arguments
 from training_lyricgpt.export import export_model, generation_config
 from training_lyricgpt.files import read_json
-from training_lyricgpt.reports import METRICS, model_card, read_metrics
+from training_lyricgpt.quality import QUALITY, read_quality
+from training_lyricgpt.reports import METRICS, best_evaluation, model_card, read_metrics
 from training_lyricgpt.sample import load_run
 
 RECORDS = ("curves.png", METRICS, "samples.txt", "corpus.json")
@@ -83,11 +84,13 @@ def stage(run: Path, repository: str, folder: Path) -> None:
         )
     model.generation_config = generation_config(tokenizer)
     export_model(model, tokenizer, folder)
-    for name in RECORDS:
+    rows = read_metrics(run)
+    quality = read_quality(run, best_evaluation(rows)["step"])
+    for name in (*RECORDS, *([QUALITY] if quality else [])):
         shutil.copyfile(run / name, folder / name)
     args = shareable_arguments(load_arguments(run / "run.yaml"))
     args.save(folder / "run.yaml")
-    card = model_card(args, corpus, read_metrics(run), model.num_parameters(), repository)
+    card = model_card(args, corpus, rows, model.num_parameters(), repository, quality)
     (folder / "README.md").write_text(str(card), encoding="utf-8")
 
 

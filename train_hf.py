@@ -35,6 +35,7 @@ from training_lyricgpt import LyricGPTError
 from training_lyricgpt.advice import advise
 from training_lyricgpt.arguments import Arguments, parse_arguments
 from training_lyricgpt.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from training_lyricgpt.corpus_report import describe_corpus
 from training_lyricgpt.cpu_kernels import cpu_kernels, fits
 from training_lyricgpt.devices import (
     Stop,
@@ -50,11 +51,11 @@ from training_lyricgpt.files import clear_unfinished, lock_folder, saving, write
 from training_lyricgpt.initialization import build_model, load_parent
 from training_lyricgpt.optimization import build_optimizers, learning_rate, set_learning_rate
 from training_lyricgpt.planning import describe_needs, describe_plan, flops_per_character, matrix_product_rate
+from training_lyricgpt.quality import QUALITY, describe_quality, judge_run, read_quality
 from training_lyricgpt.reports import (
     TABLE_HEAD,
     best_evaluation,
     overfitting,
-    plural,
     read_metrics,
     table_line,
     time_spent,
@@ -64,6 +65,7 @@ from training_lyricgpt.reports import (
 from training_lyricgpt.resuming import check_folder
 from training_lyricgpt.sample import encode_prompt, load_run, write_song
 from training_lyricgpt.tokens import TokenizedCorpus, batch_offsets, evaluation_offsets, load_corpus
+from training_lyricgpt.wording import plural
 
 SAMPLE_CHARACTERS = 300
 SPLIT_NAMES = {"train": "train", "val": "validation"}
@@ -181,15 +183,9 @@ def train(args: Arguments, launch: str) -> None:
             clear_unfinished(folder)
             args.save(folder / "run.yaml")
             write_json(folder / "corpus.json", report)
-    say(
-        f"corpus: {report['songs']:,} songs or documents ({report['skipped_empty']:,} empty rows skipped), "
-        f"{report['tokens']['train']:,} characters for training, {report['tokens']['validation']:,} held out, "
-        f"alphabet of {report['alphabet_size']}"
-    )
+    say(describe_corpus(report))
     if parent and (new := sorted(set(corpus.tokenizer.alphabet).difference(parent.alphabet))):
         say(f"{args.init_from} did not know {plural(len(new), 'character')} of this corpus: {describe_characters(new)}")
-    if unknown := report["unknown"].get("validation", 0):
-        say(f"note: {unknown:,} held-out characters are not in the training alphabet and are read as <|unk|>")
     split_offsets = {
         split: evaluation_offsets(
             args.seed, name, args.eval_batches * args.batch_size, len(getattr(corpus, name)), args.block_size
@@ -262,7 +258,7 @@ def train(args: Arguments, launch: str) -> None:
             write_reports(folder, args, report, rows, parameters)
     if going_on and step >= args.max_steps and rows and rows[-1]["step"] == step:
         say(f"the run in {folder} is complete: {step:,} steps (a larger --max_steps goes on)")
-        finish(args, accelerator, folder, rows, say)
+        finish(args, accelerator, corpus, folder, rows, say)
         return
     peak_rate = matrix_product_rate(bare_model.config, accelerator)
     if step:
@@ -405,16 +401,21 @@ def train(args: Arguments, launch: str) -> None:
             f"To go on, run the same command:\n  {launch}"
         )
         sys.exit(128 + stopped_by)
-    finish(args, accelerator, folder, rows, say)
+    finish(args, accelerator, corpus, folder, rows, say)
     accelerator.end_training()
     if lock is not None:
         lock.release()
 
 
 def finish(
-    args: Arguments, accelerator: Accelerator, folder: Path, rows: list[dict], say: Callable[[str], None]
+    args: Arguments,
+    accelerator: Accelerator,
+    corpus: TokenizedCorpus,
+    folder: Path,
+    rows: list[dict],
+    say: Callable[[str], None],
 ) -> None:
-    """Says what came out of the run, and lets it sing: the main process alone knows all that is in `rows`."""
+    """Says what came out of the run, lets it sing and judges its songs: the main process alone knows all of `rows`."""
     if not accelerator.is_main_process:
         return
     best = best_evaluation(rows)
@@ -422,7 +423,16 @@ def finish(
     if sentence := overfitting(rows):
         say(sentence)
     model, tokenizer = load_run(str(folder))
+    model.to(accelerator.device)
     say(f"\nA song it just wrote:\n\n{write_song(model, tokenizer, args.sample_prompt, seed=args.seed)}\n")
+    if args.quality_songs:
+        quality = read_quality(folder, best["step"])
+        if quality is None or quality["quality_songs"] != args.quality_songs:
+            quality = judge_run(args, model, corpus, best["step"])
+            with saving(folder):
+                write_json(folder / QUALITY, quality)
+                write_reports(folder, args, corpus.report, rows, model.num_parameters())
+        say(describe_quality(quality) + "\n")
     say(f"model:  {folder}\ncurves: {folder / 'curves.png'}")
     say(f"more:   python -m training_lyricgpt.sample {folder}")
 

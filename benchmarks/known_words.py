@@ -7,7 +7,6 @@ drawn independently by their frequency.
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -18,15 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.devices import use_all_cores
+from training_lyricgpt.evaluation import words
 from training_lyricgpt.sample import load_run, write_song
 from training_lyricgpt.tokens import load_run_corpus
-
-WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in lower case."""
-    return WORD.findall(text.lower())
 
 
 def main() -> None:

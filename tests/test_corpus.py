@@ -2,15 +2,19 @@
 
 import json
 import multiprocessing
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import SAMPLE_LYRICS, spotify_text, write_songs
+from datasets import Dataset
 
 from training_lyricgpt import LyricGPTError, tokens
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.corpus import clean, read_songs
+from training_lyricgpt.cleaning import clean
+from training_lyricgpt.corpus import read_songs
 from training_lyricgpt.tokens import TokenStream, batch_offsets, evaluation_offsets, load_corpus
 
 BLOCK = 32
@@ -20,6 +24,13 @@ def arguments(dataset, **values):
     return parse_arguments(["--config=/dev/null", f"--dataset={dataset}", f"--block_size={BLOCK}"] + [
         f"--{name}={value}" for name, value in values.items()
     ])  # fmt: skip
+
+
+def read(args, pattern):
+    """All songs in memory, and the report."""
+    with tempfile.TemporaryDirectory() as folder:
+        songs = read_songs(args, str(pattern), Path(folder))
+        return Dataset.from_dict(songs.dataset.select(songs.order)[:]), songs.report
 
 
 def decoded(corpus, split):
@@ -52,7 +63,7 @@ def test_cleaning_twice_changes_nothing_more(make_songs):
 def test_no_cleaning_keeps_every_byte(tmp_path, make_songs):
     songs = make_songs(30)
     path = write_songs(tmp_path / "a.csv", songs)
-    assert sorted(read_songs(arguments(path, cleaning="none"), str(path)).dataset["text"]) == sorted(songs)
+    assert sorted(read(arguments(path, cleaning="none"), path)[0]["text"]) == sorted(songs)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -60,13 +71,13 @@ def test_no_cleaning_keeps_every_byte(tmp_path, make_songs):
 
 def test_songs_called_none_or_na_stay_songs(tmp_path, make_songs):
     path = write_songs(tmp_path / "a.csv", make_songs(4), titles=["None", "NA", "null", "nan"])
-    assert sorted(read_songs(arguments(path), str(path)).dataset["song"]) == ["NA", "None", "nan", "null"]
+    assert sorted(read(arguments(path), path)[0]["song"]) == ["NA", "None", "nan", "null"]
 
 
 def test_empty_and_missing_texts_are_skipped_and_counted(tmp_path, make_songs):
     path = write_songs(tmp_path / "a.csv", [*make_songs(5), "", "   \r\n", "NaN"])
-    songs = read_songs(arguments(path), str(path))
-    assert (songs.report["rows"], songs.report["songs"], songs.report["skipped_empty"]) == (8, 5, 3)
+    _, report = read(arguments(path), path)
+    assert (report["rows"], report["songs"], report["skipped_empty"]) == (8, 5, 3)
 
 
 def test_the_order_is_what_pandas_sample_gives_drawn_before_empty_rows_are_dropped(tmp_path, make_songs):
@@ -75,37 +86,37 @@ def test_the_order_is_what_pandas_sample_gives_drawn_before_empty_rows_are_dropp
     path = write_songs(tmp_path / "a.csv", texts)
     frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
     expected = frame.sample(frac=1, random_state=42)["text"].dropna().tolist()
-    assert read_songs(arguments(path, cleaning="none"), str(path)).dataset["text"][:] == expected
+    assert read(arguments(path, cleaning="none"), path)[0]["text"][:] == expected
 
 
 def test_max_songs_takes_the_first_of_that_order(tmp_path, make_songs):
     path = write_songs(tmp_path / "a.csv", make_songs(10))
-    everything = read_songs(arguments(path), str(path)).dataset["text"][:]
-    assert read_songs(arguments(path, max_songs=3), str(path)).dataset["text"][:] == everything[:3]
+    everything = read(arguments(path), path)[0]["text"][:]
+    assert read(arguments(path, max_songs=3), path)[0]["text"][:] == everything[:3]
 
 
 def test_other_columns_encodings_and_separators_are_read(tmp_path):
     latin = tmp_path / "latin.csv"
     latin.write_bytes("lyrics\nété\nnoël\n".encode("latin-1"))
-    songs = read_songs(arguments(latin, text_column="lyrics", encoding="latin-1"), str(latin)).dataset
+    songs = read(arguments(latin, text_column="lyrics", encoding="latin-1"), latin)[0]
     assert sorted(songs["text"]) == ["noël", "été"]
     tabs = tmp_path / "songs.tsv"
     tabs.write_text('song\ttext\nA\tla la\nB\t"two\nlines"\n')
-    assert sorted(read_songs(arguments(tabs), str(tabs)).dataset["text"]) == ["la la", "two\nlines"]
+    assert sorted(read(arguments(tabs), tabs)[0]["text"]) == ["la la", "two\nlines"]
 
 
 def test_a_byte_order_mark_is_no_character(tmp_path, make_songs):
     table = write_songs(tmp_path / "a.csv", make_songs(3), encoding="utf-8-sig")
-    assert len(read_songs(arguments(table), str(table)).dataset) == 3
+    assert len(read(arguments(table), table)[0]) == 3
     text = tmp_path / "a.txt"
     text.write_text("la la", encoding="utf-8-sig")
-    assert read_songs(arguments(text), str(text)).dataset["text"][:] == ["la la"]
+    assert read(arguments(text), text)[0]["text"][:] == ["la la"]
 
 
 def test_a_glob_reads_all_its_files(tmp_path, make_songs):
     for index in range(3):
         write_songs(tmp_path / f"part {index}.csv", make_songs(4, seed=index))
-    assert len(read_songs(arguments("x.csv"), str(tmp_path / "part*.csv")).dataset) == 12
+    assert len(read(arguments("x.csv"), tmp_path / "part*.csv")[0]) == 12
 
 
 # --- splitting --------------------------------------------------------------------------------------------------------
@@ -301,23 +312,23 @@ def test_a_bad_byte_is_named_with_its_position_and_line(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"text\nfirst\nsecond \xe9 line\n")
     with pytest.raises(LyricGPTError, match=r"byte 0xe9 at position 18 \(line 3\).*--encoding latin-1"):
-        read_songs(arguments(path), str(path))
+        read(arguments(path), path)
 
 
 def test_a_bad_byte_far_into_a_file_is_found_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("training_lyricgpt.corpus.READ_BYTES", 7)
+    monkeypatch.setattr("training_lyricgpt.decoding.BLOCK_BYTES", 7)
     path = tmp_path / "a.txt"
     content = "é☃ line\n".encode() * 50
     path.write_bytes(content + b"\xff")
     with pytest.raises(LyricGPTError, match=rf"byte 0xff at position {len(content)} \(line 51\)"):
-        read_songs(arguments(path), str(path))
+        read(arguments(path), path)
 
 
 def test_a_row_with_too_many_fields_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("artist,text\na,b\na,b,c\n")
     with pytest.raises(LyricGPTError, match="cannot be read as a table"):
-        read_songs(arguments(path), str(path))
+        read(arguments(path), path)
 
 
 def test_a_failed_preparation_leaves_nothing_behind(tmp_path, monkeypatch):

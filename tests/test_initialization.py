@@ -20,10 +20,10 @@ def metrics(folder):
 
 
 @pytest.fixture
-def foreign(tmp_path):
+def foreign(tmp_path, make_songs):
     """A corpus with characters that the embedded songs lack, and without many that they have."""
-    verse = "ночь ♥ sea\n" * 8 + "und über Brücken gehn\n" * 4
-    return write_songs(tmp_path / "foreign.csv", [f"{verse}{index}\n" for index in range(40)])
+    verse = "ночь ♥ sea\nund über Brücken gehn\n"
+    return write_songs(tmp_path / "foreign.csv", [verse + song for song in make_songs(40, lines=30)])
 
 
 def begin(tiny_run, tmp_path, foreign, **values):

@@ -5,8 +5,8 @@ Notable:
   a BPE without merges, which falls back to an unknown token character by character.
 - Ids: special tokens first (`<|endoftext|>`, `<|unk|>`, `<|pad|>`), then the alphabet by code point.
 - `decode(encode(text)) == text` for any text made of known characters.
-- `encode_corpus` gives the same ids for a whole corpus at memory speed: a table look-up over UTF-32, no Python loop over
-  characters. In corpora the spelling `<|endoftext|>` is thirteen characters, never a special token.
+- `encode_utf8` and `encode_corpus` give the same ids for a whole corpus at memory speed: a table look-up over UTF-8 bytes, no
+  Python loop over characters. In corpora the spelling `<|endoftext|>` is thirteen characters, never a special token.
 - A tokenizer without special tokens has no `<|unk|>`, so a character that it does not know is an error that names it.
 - `song_template` is a Jinja template of `artist`, `title` and `text`; `None` renders the text alone.
 """
@@ -37,9 +37,30 @@ def describe_characters(characters: Iterable[str], most: int = 10) -> str:
     return names + (f" and {len(characters) - most} more" if len(characters) > most else "")
 
 
-def to_code_points(text: str) -> np.ndarray:
-    """Code points of a text as uint32, shape `(len(text),)`."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+def multibyte_characters(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The characters of UTF-8 bytes that are not ASCII.
+
+    Args:
+        data: Valid UTF-8 (surrogates allowed), uint8, shape `(bytes,)`.
+
+    Returns:
+        places: where each begins, int64, shape `(characters,)`.
+        code_points: which it is, uint32, shape `(characters,)`.
+    """
+    places = np.flatnonzero(data >= 0xC0)
+    first = data[places].astype(np.uint32)
+    code_points = (first & 0x1F) << 6 | data[places + 1] & 0x3F  # of two bytes
+    longer = np.flatnonzero(first >= 0xE0)
+    more = places[longer]
+    code_points[longer] = (code_points[longer] & 0x3FF) << 6 | data[more + 2] & 0x3F  # of three
+    longest = longer[first[longer] >= 0xF0]
+    code_points[longest] = (code_points[longest] & 0x7FFF) << 6 | data[places[longest] + 3] & 0x3F
+    return places, code_points
+
+
+def is_continuation(data: np.ndarray) -> np.ndarray:
+    """Whether each UTF-8 byte goes on with a character, bool, shape of `data`."""
+    return data.view(np.int8) < -64
 
 
 class LyricGPTTokenizer(PreTrainedTokenizerFast):
@@ -122,10 +143,36 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
             for part in text:
                 self._refuse_unknown(part)
 
-    def encode_corpus(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of many texts at once, vectorised.
+    def encode_utf8(self, data: np.ndarray) -> np.ndarray:
+        """Ids of UTF-8 bytes, vectorised.
 
         The ids are those of `tokenizer(text, split_special_tokens=True, add_special_tokens=False)`.
+
+        Args:
+            data: Valid UTF-8 (surrogates allowed), uint8, shape `(bytes,)`.
+
+        Returns:
+            Ids of the smallest unsigned type, shape `(characters,)`.
+
+        Raises:
+            UnknownCharacterError: a character is not in the alphabet and there is no `<|unk|>`.
+        """
+        table, missing = self._code_point_table()
+        ids = table[:256].take(data, mode="clip")
+        if len(data) and data.max() >= 0x80:
+            places, code_points = multibyte_characters(data)
+            # Every code point past the table shares its last entry, which is never a known character.
+            ids[places] = table[np.minimum(code_points, len(table) - 1)]
+            ids = ids[~is_continuation(data)]
+        if self.unk_token is None and (ids == missing).any():
+            names = describe_characters(self.unknown_characters(data.tobytes().decode("utf-8", "surrogatepass")))
+            raise UnknownCharacterError(
+                f"the alphabet has no {names}; set alphabet: corpus, or special_tokens: true so that they become {UNKNOWN}"
+            )
+        return ids
+
+    def encode_corpus(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of many texts at once: those of `encode_utf8`.
 
         Args:
             texts: Any number of texts.
@@ -138,19 +185,7 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
             UnknownCharacterError: a character is not in the alphabet and there is no `<|unk|>`.
         """
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-        code_points = to_code_points("".join(texts))
-        table, missing = self._code_point_table()
-        # Every code point past the table shares its last entry, which is never a known character.
-        ids = table[np.minimum(code_points, len(table) - 1)]
-        if self.unk_token is None:
-            is_unknown = ids == missing
-            if is_unknown.any():
-                names = describe_characters(map(chr, np.unique(code_points[is_unknown])))
-                raise UnknownCharacterError(
-                    f"the alphabet has no {names}; set alphabet: corpus, or special_tokens: true so that they become "
-                    f"{UNKNOWN}"
-                )
-        return ids, lengths
+        return self.encode_utf8(np.frombuffer("".join(texts).encode("utf-8", "surrogatepass"), np.uint8)), lengths
 
     @property
     def id_dtype(self) -> np.dtype:
@@ -158,12 +193,12 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         return np.min_scalar_type(len(self))  # one value is left over to mark what is missing
 
     def _code_point_table(self) -> tuple[np.ndarray, int]:
-        """Id by code point up to one past the alphabet's last, and the value that stands for a missing character."""
+        """Id by code point, past the alphabet's last and all of Latin-1, and the value that stands for a missing character."""
         vocab = self.get_vocab()
         alphabet = self.alphabet
         missing = len(vocab) if self.unk_token is None else self.unk_token_id
-        table = np.full(ord(max(alphabet)) + 2, missing, dtype=self.id_dtype)
-        table[to_code_points(alphabet)] = [vocab[character] for character in alphabet]
+        table = np.full(max(ord(max(alphabet)) + 2, 0x101), missing, dtype=self.id_dtype)
+        table[[ord(character) for character in alphabet]] = [vocab[character] for character in alphabet]
         return table, missing
 
     def render_song(self, text: str, artist: str = "", title: str = "") -> str:
@@ -171,7 +206,8 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         template = self.init_kwargs.get("song_template")
         if template is None:
             return text
-        return _compile_jinja_template(template).render(artist=artist, title=title, text=text)
+        names = {"artist": " ".join(artist.split()), "title": " ".join(title.split())}  # a header's line is one line
+        return _compile_jinja_template(template).render(**names, text=text)
 
     def song_prompt(self, artist: str = "", title: str = "") -> str:
         """The prompt that starts a song: the token that begins one, and its header if there is a song template."""

@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "early_stopping",
     "tracker",
     "sample_prompt",
+    "quality_songs",
     "output_dir",
     "resume",
 )
@@ -51,9 +52,13 @@ class CorpusArguments:
     """Where the lyrics come from and how they are prepared."""
 
     dataset: str | None = describe(
-        "Path or glob of the lyrics: .csv, .tsv (one song a row) or .txt (one document).", None
+        "Path or glob of the lyrics: .csv, .tsv, .jsonl, .parquet (one song a row) or .txt (one document), also compressed "
+        "(.gz, .zst, .zip); or a dataset of the Hub: user/name, user/name:config, user/name:config:split.",
+        None,
     )
-    text_column: str = describe("Column of a table that holds the lyrics.", "text")
+    text_column: str | None = describe("Column that holds the lyrics. Default: found by name (text, lyrics, …).", None)
+    artist_column: str | None = describe("Column of the artist. Default: found by name (artist, singer, …).", None)
+    title_column: str | None = describe("Column of the title. Default: found by name (song, title, …).", None)
     encoding: str = describe("Text encoding of the files.", "utf-8")
     cleaning: Literal["none", "standard"] = describe(
         "standard: line endings to LF, trailing blanks off, at most one blank line in a row, Unicode NFC, control "
@@ -69,8 +74,17 @@ class CorpusArguments:
     validation_fraction: float = describe("Share of the songs (or characters) held out for validation.", 0.1)
     validation_file: str | None = describe("Hold out this file instead of a share of `dataset`.", None)
     alphabet: Literal["train", "corpus"] = describe("Which part the alphabet is taken from.", "train")
+    min_char_count: int = describe("Characters that occur less often become <|unk|>.", 1)
     special_tokens: bool = describe("Whether <|endoftext|>, <|unk|> and <|pad|> are in the alphabet.", True)
     max_songs: int | None = describe("Use this many songs only.", None)
+    near_duplicates: Literal["group", "drop", "keep", "ignore"] | None = describe(
+        "Songs that are nearly the same, covers for example. group: kept on one side of the split. drop: all but the first "
+        "left out. keep: only counted. ignore: not searched for. Default: group where songs are held out, else keep.",
+        None,
+    )
+    conditioning: Literal["none", "title", "artist_title"] = describe(
+        "Header that songs begin with in training, so that a prompt may name a title, or an artist and a title.", "none"
+    )
 
 
 @dataclasses.dataclass
@@ -150,6 +164,9 @@ class RunArguments:
     log_interval: int = describe("Steps between two readings of the loss.", 10)
     save_interval: int = describe("Steps between two checkpoints.", 500)
     sample_prompt: str = describe("Prompt of the sample at each evaluation; empty starts a song.", "")
+    quality_songs: int = describe(
+        "Songs that the finished model writes to be judged beside held-out ones; 0 for none.", 16
+    )
     early_stopping: int = describe("Stop after this many evaluations without a better validation loss; 0 goes on.", 0)
     tracker: Literal["none", "tensorboard", "trackio", "wandb"] = describe("Where losses are logged besides.", "none")
     output_dir: str | None = describe("The run's folder.", None)
@@ -267,7 +284,7 @@ def check_arguments(args: Arguments) -> None:
         raise LyricGPTError("no corpus: give one with --dataset path/to/lyrics.csv")
     for name in (
         "block_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "batch_size",
-        "max_steps", "eval_interval", "eval_batches", "log_interval", "save_interval",
+        "max_steps", "eval_interval", "eval_batches", "log_interval", "save_interval", "min_char_count",
     ):  # fmt: skip
         if getattr(args, name) < 1:
             raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1")
@@ -277,13 +294,31 @@ def check_arguments(args: Arguments) -> None:
         value = getattr(args, name)
         if (value is not None and not 0 <= value <= 1) or (name == "dropout" and value == 1):
             raise LyricGPTError(f"{name} is {value}; it must lie between 0 and 1")
+    if args.min_char_count > 1 and not args.special_tokens:
+        raise LyricGPTError(f"min_char_count is {args.min_char_count}, which needs special_tokens: true (for <|unk|>)")
+    if args.conditioning != "none" and (args.split == "characters" or not args.special_tokens):
+        raise LyricGPTError(
+            f"conditioning is {args.conditioning!r}, which needs split: songs and special_tokens: true: a header belongs to "
+            "a whole song"
+        )
+    if args.near_duplicates == "group" and args.split == "characters":
+        raise LyricGPTError(
+            "near_duplicates is 'group', which needs split: songs; with split: characters drop or keep them"
+        )
     for name in ("max_songs", "sliding_window", "gradient_accumulation_steps"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1")
     for name in ("learning_rate", "muon_learning_rate"):
         if not 0 < getattr(args, name) < float("inf"):
             raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be above 0")
-    for name in ("min_learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "early_stopping"):
+    for name in (
+        "min_learning_rate",
+        "weight_decay",
+        "max_grad_norm",
+        "warmup_steps",
+        "early_stopping",
+        "quality_songs",
+    ):
         if not 0 <= getattr(args, name) < float("inf"):
             raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be 0 or more")
     for name in ("beta1", "beta2"):

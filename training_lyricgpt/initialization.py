@@ -4,7 +4,8 @@ Notable:
 - `init_from` grows the alphabet where the new corpus needs it. Ids follow the alphabet and so may change: rows of
   embedding and head go along with their characters, and a new character begins with the mean of all rows (what
   transformers' `resize_token_embeddings` takes for the mean of its draws).
-- The shape is that of the model begun with; only dropout is the new run's.
+- The shape is that of the model begun with; only dropout is the new run's. Headers of artist and title go on too, unless the
+  command line says otherwise.
 - Such a run saves its first checkpoint at once and then needs the model it began with no more: that may be gone, or
   trained on.
 """
@@ -21,6 +22,7 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 from . import LyricGPTError
 from .arguments import Arguments, load_arguments
 from .checkpoints import latest_checkpoint
+from .conditioning import SONG_TEMPLATES
 from .export import generation_config
 from .files import read_json
 from .sample import load_run
@@ -80,6 +82,11 @@ def load_parent(args: Arguments) -> Parent | None:
                 f"--{name} out, or begin without --init_from"
             )
         setattr(args, name, value)
+    if "conditioning" not in args.given and args.split == "songs" and args.special_tokens:
+        template = tokenizer.init_kwargs.get("song_template")
+        args.conditioning = next(
+            (kind for kind, known in SONG_TEMPLATES.items() if known == template), args.conditioning
+        )
     alphabet = tokenizer.alphabet if source == args.init_from else read_json(folder / "corpus.json")["base_alphabet"]
     return Parent(model, tokenizer, alphabet)
 

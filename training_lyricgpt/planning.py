@@ -25,7 +25,7 @@ from .advice import advise, epochs
 from .arguments import Arguments
 from .cpu_kernels import cpu_kernels, fits
 from .optimization import uses_muon
-from .reports import duration
+from .wording import duration, size
 
 # Resident memory of Python, torch, transformers and datasets beside a model, and on a CPU what lies for a moment beside
 # activations. Against the largest resident sets of nine runs on Linux, from 2 x 32 to 8 x 768, the sum is never less and at
@@ -151,11 +151,6 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def size(count: float) -> str:
-    """Bytes as a person says them."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
 
 
 def describe_needs(args: Arguments, model: LyricGPTForCausalLM, accelerator: Accelerator) -> str:

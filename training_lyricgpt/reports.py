@@ -18,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from . import LyricGPTError
 from .arguments import Arguments
 from .files import UNFINISHED, write_text
+from .quality import longest_passage, quality_rows, read_quality
+from .wording import duration, plural
 
 METRICS = "metrics.jsonl"
 # Validation loss above its best by this many nats, in two evaluations or more, is overfitting and not noise.
@@ -77,15 +79,6 @@ def overfitting(rows: list[dict[str, Any]]) -> str | None:
         f"{rows[-1]['val_loss']:.4f} while the training loss fell to {rows[-1]['train_loss']:.4f}. The run folder keeps "
         f"the model of step {best['step']}; fewer steps, more dropout or more songs would help"
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def time_spent(rows: list[dict[str, Any]]) -> str:
@@ -149,13 +142,39 @@ def write_samples(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_text(folder / "samples.txt", "\n".join(blocks))
 
 
-def plural(count: int, noun: str, ending: str = "s") -> str:
-    """A number and its noun."""
-    return f"{count:,} {noun}" + ("" if count == 1 else ending)
+def originality_section(quality: dict[str, Any] | None) -> str:
+    """What the model copies, as a section of the card; empty where it was not judged."""
+    if quality is None:
+        return ""
+    table = "\n".join(f"| {name} | {sampled} | {held_out} |" for name, sampled, held_out in quality_rows(quality))
+    sentence = longest_passage(quality)
+    return f"""
+## How original it is
+
+{plural(quality["sampled"]["songs"], "song")} drawn with seed {quality["seed"]}, beside {
+        plural(quality["held_out"]["songs"], "song")
+    } that the model was not
+trained on, each cut to the same length:
+
+| | sampled | held out |
+|---|---|---|
+{table}
+{
+        f'''
+{sentence[0].upper()}{sentence[1:]}.
+'''
+        if sentence
+        else ""
+    }"""
 
 
 def model_card(
-    args: Arguments, corpus: dict[str, Any], rows: list[dict[str, Any]], parameters: int, repository: str
+    args: Arguments,
+    corpus: dict[str, Any],
+    rows: list[dict[str, Any]],
+    parameters: int,
+    repository: str,
+    quality: dict[str, Any] | None = None,
 ) -> ModelCard:
     """The card of a run, every figure from its records.
 
@@ -163,6 +182,7 @@ def model_card(
         corpus: The contents of `corpus.json`.
         parameters: Number of the model's parameters.
         repository: What `from_pretrained` is to be given: a Hub id, or the run's folder.
+        quality: The figures of its songs, if there are any.
     """
     best = best_evaluation(rows)
     name = Path(args.output_dir).resolve().name
@@ -248,7 +268,7 @@ Seed {best["sample_seed"]}, step {best["step"]:,}:
 ```text
 {best["sample"]}
 ```
-
+{originality_section(quality)}
 ## Limits
 
 It spells and rhymes by ear and understands nothing; it may repeat passages of the songs it was trained on. It knows
@@ -268,4 +288,5 @@ def write_reports(
     """Draws everything that follows from the record: curves, samples, card."""
     draw_curves(folder, rows)
     write_samples(folder, rows)
-    write_text(folder / "README.md", str(model_card(args, corpus, rows, parameters, args.output_dir)))
+    quality = read_quality(folder, best_evaluation(rows)["step"])
+    write_text(folder / "README.md", str(model_card(args, corpus, rows, parameters, args.output_dir, quality)))

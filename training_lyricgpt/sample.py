@@ -117,6 +117,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training_lyricgpt.sample", description="Write songs.")
     parser.add_argument("run", help="run folder, or id of a model on the Hub")
     parser.add_argument("--prompt", default="", help="how the song begins (default: a new song)")
+    parser.add_argument("--artist", default="", help="artist of a new song, for a model trained with headers")
+    parser.add_argument("--title", default="", help="title of a new song, for a model trained with headers")
     parser.add_argument("--num_samples", type=int, default=1, help="songs to write (default: 1)")
     parser.add_argument("--temperature", type=float, default=None, help="above 1 wilder, below 1 safer (default: 0.9)")
     parser.add_argument("--max_new_tokens", type=int, default=None, help="characters at most (default: 1000)")
@@ -134,15 +136,20 @@ def main(argv: list[str] | None = None) -> None:
     options = {name: value for name in ("temperature", "max_new_tokens") if (value := getattr(args, name)) is not None}
     if options.get("temperature", 1) < 1e-6:
         options = {**options, "do_sample": False, "temperature": None}
-    _, remark = encode_prompt(tokenizer, args.prompt)
+    prompt = args.prompt
+    if args.artist or args.title:
+        if tokenizer.init_kwargs.get("song_template") is None:
+            raise LyricGPTError(f"{args.run} knows no artists and titles: it was trained with conditioning: none")
+        prompt = tokenizer.song_prompt(args.artist, args.title) + args.prompt
+    _, remark = encode_prompt(tokenizer, prompt)
     if remark:
         print(f"note: {remark}", file=sys.stderr)
     for index in range(args.num_samples):
         if args.num_samples > 1:
             print(f"--- song {index + 1} of {args.num_samples}, seed {args.seed + index} ---")
-        sys.stdout.write(args.prompt)
+        sys.stdout.write(prompt.removeprefix(tokenizer.bos_token or ""))
         streamer = CharacterStreamer(tokenizer, sys.stdout)
-        write_song(model, tokenizer, args.prompt, seed=args.seed + index, streamer=streamer, **options)
+        write_song(model, tokenizer, prompt, seed=args.seed + index, streamer=streamer, **options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Songs become token streams, token streams become batches.
+"""Token streams become batches; prepared ones are found again.
 
 Notable:
 - One flat stream a split, memory-mapped, of the smallest unsigned type that holds the alphabet; 64-bit offsets.
@@ -14,37 +14,39 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Dataset
 from filelock import FileLock
 
 from tokenization_lyricgpt import LyricGPTTokenizer
-from tokenization_lyricgpt.tokenization_lyricgpt import UnknownCharacterError
 
 from . import LyricGPTError
 from .arguments import Arguments, load_arguments
-from .corpus import Songs, find_files, read_songs, split_songs
-from .files import cache_folder, known_checksum, read_json, saving, write_json
+from .files import cache_folder, known_checksum, read_json, saving
+from .preparation import SONG_SCHEMA, SPLITS, prepare
+from .sources import find_sources, is_hub_id, kind_suffix, load_hub
 
-FORMAT = 1  # of the cache; a change of cleaning, splitting or layout raises it
-SPLITS = ("train", "validation")
+FORMAT = 2  # of the cache; a change of cleaning, splitting or layout raises it
 # Keys of the counter-based generator: what is drawn never shares a stream with anything else that is drawn.
 TRAIN_STREAM, EVALUATION_STREAM = 1, 2
 
 
 @dataclass
 class TokenStream:
-    """The ids of one split, one after the other, memory-mapped and read-only."""
+    """The ids of one split, one after the other, memory-mapped and read-only.
+
+    Attributes:
+        songs: Artist and title of each song and where it stands: `begin`, `lyrics` (past its header), `end`.
+    """
 
     ids: np.ndarray  # (tokens,), unsigned
+    songs: pa.Table = field(default_factory=lambda: SONG_SCHEMA.empty_table(), repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,6 +55,25 @@ class TokenStream:
         """The windows that begin at `offsets`, int64, shape `(len(offsets), block_size + 1)`."""
         positions = offsets.astype(np.int64)[:, None] + np.arange(block_size + 1, dtype=np.int64)
         return torch.from_numpy(self.ids[positions].astype(np.int64))
+
+    @cached_property
+    def headers(self) -> tuple[np.ndarray, np.ndarray]:
+        """First token and one past the last of each header, in order; none where songs have none."""
+        begins, lyrics = (self.songs[name].to_numpy() for name in ("begin", "lyrics"))
+        has_header = lyrics > begins
+        return begins[has_header], lyrics[has_header]
+
+    def is_header(self, offsets: np.ndarray, block_size: int) -> torch.Tensor | None:
+        """Whether the next characters of the windows at `offsets` belong to a header, shape `(len(offsets), block_size)`.
+
+        None where no song has one.
+        """
+        begins, ends = self.headers
+        if len(begins) == 0:
+            return None
+        positions = offsets.astype(np.int64)[:, None] + np.arange(1, block_size + 1, dtype=np.int64)
+        header = np.searchsorted(begins, positions, side="right") - 1
+        return torch.from_numpy((header >= 0) & (positions < ends[header]))
 
 
 @dataclass
@@ -63,6 +84,16 @@ class TokenizedCorpus:
     train: TokenStream
     validation: TokenStream
     report: dict[str, Any]
+    folder: Path  # in the cache
+
+
+def stream_text(tokenizer: LyricGPTTokenizer, ids: np.ndarray) -> str:
+    """Ids of a stream as text, vectorised; a special token becomes a line break."""
+    table = np.full(len(tokenizer), ord("\n"), dtype="<u4")
+    vocab = tokenizer.get_vocab()
+    for character in tokenizer.alphabet:
+        table[vocab[character]] = ord(character)
+    return table[ids].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def random_offsets(stream_key: int, seed: int, counter: int, count: int, starts: int) -> np.ndarray:
@@ -91,18 +122,29 @@ def evaluation_offsets(seed: int, split: str, windows: int, tokens: int, block_s
 
 
 def describe_files(pattern: str) -> list[dict[str, Any]]:
-    """Name, size and checksum of each file of a pattern; names without folders, which are nobody else's business."""
+    """Name, size, kind and checksum of each file of a pattern; names without folders, which are nobody else's business."""
+    if is_hub_id(pattern):
+        paths = [Path(file["filename"]) for file in load_hub(pattern).cache_files]
+        sums = "".join(known_checksum(path) for path in paths)
+        size = sum(path.stat().st_size for path in paths)
+        return [{"name": pattern, "bytes": size, "kind": "hub", "sha256": hashlib.sha256(sums.encode()).hexdigest()}]
+    paths = sorted({source.path for source in find_sources(pattern)})
     return [
-        {"name": path.name, "bytes": path.stat().st_size, "sha256": known_checksum(path)}
-        for path in find_files(pattern)
+        {
+            "name": path.name,
+            "bytes": path.stat().st_size,
+            "kind": kind_suffix(path),
+            "sha256": known_checksum(path),
+        }
+        for path in paths
     ]
 
 
 def corpus_settings(args: Arguments, base_alphabet: str) -> dict[str, Any]:
     """Everything that the token streams depend on, content first."""
     names = (
-        "text_column", "encoding", "cleaning", "split", "split_seed", "validation_fraction", "alphabet",
-        "special_tokens", "max_songs",
+        "text_column", "artist_column", "title_column", "encoding", "cleaning", "split", "split_seed", "validation_fraction", "alphabet",
+        "min_char_count", "special_tokens", "max_songs", "near_duplicates", "conditioning",
     )  # fmt: skip
     return {
         "format": FORMAT,
@@ -128,10 +170,7 @@ def load_corpus(args: Arguments, base_alphabet: str = "") -> TokenizedCorpus:
     # Where a file lies and what it is called change nothing of the streams.
     content = json.dumps(
         settings
-        | {
-            key: [(file["sha256"], Path(file["name"]).suffix.lower()) for file in settings[key]]
-            for key in ("files", "validation_files")
-        }
+        | {key: [(file["sha256"], file["kind"]) for file in settings[key]] for key in ("files", "validation_files")}
     )
     checksum = hashlib.sha256(content.encode()).hexdigest()
     folder = cache_folder() / "tokens" / checksum[:32]
@@ -140,13 +179,15 @@ def load_corpus(args: Arguments, base_alphabet: str = "") -> TokenizedCorpus:
     if not is_prepared(folder):
         with saving(folder.parent), FileLock(f"{folder}.lock"):
             if not is_prepared(folder):
-                with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".preparing-") as temporary:
-                    try:
-                        prepare(args, settings | {"checksum": checksum}, Path(temporary) / "prepared")
-                    except UnknownCharacterError as error:
-                        raise LyricGPTError(f"a split has characters that the alphabet lacks: {error}") from None
+                workspace = folder.with_name(f".preparing-{folder.name}")
+                shutil.rmtree(workspace, ignore_errors=True)  # a killed process left it
+                workspace.mkdir()
+                try:
+                    prepare(args, settings | {"checksum": checksum}, workspace / "prepared")
                     shutil.rmtree(folder, ignore_errors=True)
-                    os.replace(Path(temporary) / "prepared", folder)
+                    os.replace(workspace / "prepared", folder)
+                finally:
+                    shutil.rmtree(workspace, ignore_errors=True)
     report = read_json(folder / "corpus.json")
     report["files"] = settings["files"]
     tokenizer = LyricGPTTokenizer.from_pretrained(folder)
@@ -159,8 +200,15 @@ def load_corpus(args: Arguments, base_alphabet: str = "") -> TokenizedCorpus:
                 f"choose a smaller block_size, {'a larger corpus' if split == 'train' else 'more validation data'}"
                 " (validation_fraction, validation_file)"
             )
-        streams[split] = TokenStream(np.memmap(folder / f"{split}.bin", dtype=tokenizer.id_dtype, mode="r"))
-    return TokenizedCorpus(tokenizer, **streams, report=report)
+        streams[split] = TokenStream(
+            np.memmap(folder / f"{split}.bin", dtype=tokenizer.id_dtype, mode="r"), read_songs_of(folder, split)
+        )
+    return TokenizedCorpus(tokenizer, **streams, report=report, folder=folder)
+
+
+def read_songs_of(folder: Path, split: str) -> pa.Table:
+    """The songs of a prepared split, mapped."""
+    return pa.ipc.open_file(pa.memory_map(str(folder / f"{split}_songs.arrow"))).read_all()
 
 
 def load_run_corpus(folder: Path) -> TokenizedCorpus:
@@ -177,134 +225,13 @@ def load_run_corpus(folder: Path) -> TokenizedCorpus:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a corpus lies in the cache whole: its report, its tokenizer, and streams of the length that it states."""
+    """Whether a corpus lies in the cache whole: report, tokenizer, songs, and streams of the length that it states."""
     try:
         tokens = read_json(folder / "corpus.json")["tokens"]
+        songs = [read_songs_of(folder, split).schema == SONG_SCHEMA for split in SPLITS]
         itemsize = LyricGPTTokenizer.from_pretrained(folder).id_dtype.itemsize
-        return all((folder / f"{split}.bin").stat().st_size == tokens[split] * itemsize for split in SPLITS)
+        return all(songs) and all(
+            (folder / f"{split}.bin").stat().st_size == tokens[split] * itemsize for split in SPLITS
+        )
     except Exception:  # whatever is wrong with it, it is prepared again
         return False
-
-
-def count_characters(songs: Dataset) -> np.ndarray:
-    """How often each code point occurs, int64, shape `(0x110000,)`."""
-    counts = np.zeros(0x110000, dtype=np.int64)
-    for batch in songs.iter(1000):
-        text = "".join(batch["text"])
-        counts += np.bincount(np.frombuffer(text.encode("utf-32-le"), dtype="<u4"), minlength=0x110000)
-    return counts
-
-
-def song_separator(args: Arguments) -> str:
-    """What stands between songs where there is no `<|endoftext|>`; raw songs end in blank lines of their own."""
-    return " " if args.cleaning == "none" else "\n\n"
-
-
-def tokenize_songs(songs: Dataset, tokenizer: LyricGPTTokenizer) -> Dataset:
-    """Column `input_ids`, a list of the smallest unsigned type for each song, through `Dataset.map` in batches."""
-    dtype = tokenizer.id_dtype.name
-
-    def tokenize(texts: list[str]) -> dict[str, list[np.ndarray]]:
-        ids, lengths = tokenizer.encode_corpus(texts)
-        return {"input_ids": np.split(ids, np.cumsum(lengths)[:-1])}
-
-    return songs.map(
-        tokenize,
-        input_columns="text",
-        batched=True,
-        remove_columns=songs.column_names,
-        features=datasets.Features({"input_ids": datasets.List(datasets.Value(dtype))}),
-        desc="tokenizing",
-    )
-
-
-def flat_ids(tokenized: Dataset, separator: list[int], dtype: np.dtype) -> Iterator[np.ndarray]:
-    """All songs' ids in order with `separator` between two songs, in pieces."""
-    for index, column in enumerate(tokenized.with_format("arrow").iter(1000)):
-        songs = column["input_ids"].combine_chunks()
-        values = songs.flatten().to_numpy().astype(dtype, copy=False)
-        starts = np.asarray(songs.offsets)[:-1] - songs.offsets[0].as_py()
-        starts = starts[1:] if index == 0 else starts
-        yield np.insert(values, np.repeat(starts, len(separator)), np.tile(separator, len(starts)))
-
-
-def prepare(args: Arguments, settings: dict[str, Any], folder: Path) -> None:
-    """Reads, cleans, splits and tokenizes a corpus into `folder`: two streams, the tokenizer, `corpus.json`."""
-    songs = read_songs(args, args.dataset)
-    by_characters = args.split == "characters" or songs.is_text
-    held_out: Songs | None = read_songs(args, args.validation_file, shuffle=False) if args.validation_file else None
-    if held_out is not None:
-        parts = {"train": songs.dataset, "validation": held_out.dataset}
-    elif by_characters:
-        parts = {"train": songs.dataset}
-    else:
-        parts = dict(zip(SPLITS, split_songs(songs.dataset, args.validation_fraction), strict=True))
-
-    cut = None
-    counts = {split: count_characters(part) for split, part in parts.items()}
-    separator = "" if args.special_tokens else song_separator(args)
-    if by_characters and held_out is None:
-        # The figures of the published run: songs joined, the first 90% of the characters are for training.
-        characters = int(counts["train"].sum()) + len(separator) * (len(songs.dataset) - 1)
-        cut = int((1 - args.validation_fraction) * characters)
-        if args.alphabet == "train":
-            counts["train"] = count_characters(leading_characters(songs.dataset, separator, cut))
-    alphabet_counts = counts["train"] if args.alphabet == "train" else sum(counts.values())
-    alphabet = {chr(point) for point in np.flatnonzero(alphabet_counts)} | set(separator)
-    alphabet |= set(settings.get("base_alphabet", ""))
-    tokenizer = LyricGPTTokenizer.from_alphabet(alphabet, special_tokens=args.special_tokens)
-    between = [tokenizer.eos_token_id] if args.special_tokens else tokenizer.encode_corpus([separator])[0].tolist()
-    around = between if args.special_tokens else []
-
-    folder.mkdir()
-    tokens = {}
-    for split, part in parts.items():
-        path = folder / f"{split}.bin"
-        tokenized = tokenize_songs(part, tokenizer)
-        with path.open("wb") as file:
-            np.asarray(around, dtype=tokenizer.id_dtype).tofile(file)
-            for ids in flat_ids(tokenized, between, tokenizer.id_dtype):
-                ids.tofile(file)
-            np.asarray(around, dtype=tokenizer.id_dtype).tofile(file)
-        tokens[split] = path.stat().st_size // tokenizer.id_dtype.itemsize
-    if cut is not None:
-        # Special tokens count as characters here: they are predicted like any other.
-        cut = int((1 - args.validation_fraction) * tokens["train"])
-        ids = np.fromfile(folder / "train.bin", dtype=tokenizer.id_dtype)
-        ids[:cut].tofile(folder / "train.bin")
-        ids[cut:].tofile(folder / "validation.bin")
-        tokens = {"train": cut, "validation": len(ids) - cut}
-    if not all(tokens.values()):
-        raise LyricGPTError(f"a split has no characters: {tokens}; change validation_fraction or the corpus")
-
-    unknown = {}
-    if args.special_tokens:
-        for split in SPLITS:
-            ids = np.memmap(folder / f"{split}.bin", dtype=tokenizer.id_dtype, mode="r")
-            unknown[split] = int(np.count_nonzero(ids == tokenizer.unk_token_id))
-    tokenizer.save_pretrained(folder)
-    report = {
-        **settings,
-        "split": "characters" if by_characters and held_out is None else "songs",
-        **songs.report,
-        "songs_in": {split: len(part) for split, part in parts.items()},
-        "validation_rows": held_out.report if held_out else None,
-        "alphabet_size": len(alphabet),
-        "alphabet_characters": "".join(sorted(alphabet)),
-        "vocab_size": len(tokenizer),
-        "tokens": tokens,
-        "unknown": unknown,
-    }
-    write_json(folder / "corpus.json", report)
-
-
-def leading_characters(songs: Dataset, separator: str, characters: int) -> Dataset:
-    """The songs, joined, up to `characters`."""
-    lengths = np.array([len(text) for batch in songs.iter(1000) for text in batch["text"]])
-    ends = np.cumsum(lengths + len(separator))
-    whole = int(np.searchsorted(ends, characters, side="right"))
-    rest = characters - (int(ends[whole - 1]) if whole else 0)
-    texts = [text for batch in songs.select(range(whole)).iter(1000) for text in batch["text"]]
-    if whole < len(songs) and rest > 0:
-        texts.append(songs[whole]["text"][:rest])
-    return Dataset.from_dict({"text": texts})

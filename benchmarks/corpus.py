@@ -1,0 +1,336 @@
+"""How fast a corpus is prepared, and in how much memory: `python benchmarks/corpus.py`.
+
+CSVs in the Spotify schema are made of the words of the embedded songs (1,190 characters a song, lines that end in two blanks, CR,
+LF, a song in a hundred a cover of another) and prepared by each way in a process of its own. Seconds are counted after
+imports; memory is the largest sum of anonymous pages (`Pss_Anon`) of that process and its children, so it is known on Linux
+only. Files are written anew before each round and are in the page cache, for every way.
+
+- LyricGPT: the whole way from the file to memory-mapped token streams, hashing included; without the search for near-duplicates,
+  with it, and again when it is prepared already.
+- The floor: pyarrow's CSV reader alone, then one table look-up over the bytes of all texts.
+- On a cut of 20 MB: the published way (pandas, join, a list comprehension over characters), a `tokenizers` model in
+  `Dataset.map`, and the two above.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+CUT_MB = 20
+LINES_A_SONG = 27
+POOL_LINES = 200_000
+SAMPLING_SECONDS = 0.02
+BATCH_SIZE, BLOCK_SIZE = 64, 256
+DRAWN_BATCHES = 200
+
+
+def write_corpus(path: Path, size_mb: float, seed: int = 0) -> None:
+    """Writes a CSV in the Spotify schema of about `size_mb` million bytes; the same for the same arguments."""
+    import pandas as pd
+
+    from training_lyricgpt.evaluation import words
+
+    draw = np.random.default_rng(seed)
+    vocabulary = sorted(
+        {word for text in pd.read_csv(PROJECT / "data/sample_lyrics.csv")["text"] for word in words(text)}
+    )
+    order = draw.permutation(len(vocabulary))
+    chances = 1 / (1 + np.argsort(order))
+    chosen = draw.choice(len(vocabulary), size=POOL_LINES * 8, p=chances / chances.sum()).reshape(POOL_LINES, 8)
+    pool = [" ".join(vocabulary[word] for word in line).capitalize() for line in chosen.tolist()]
+    size, song, before = 0, 0, None
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write("artist,song,link,text\r\n")
+        while size < size_mb * 1e6:
+            rows = []
+            for lines in draw.integers(POOL_LINES, size=(1000, LINES_A_SONG)).tolist():
+                if song % 100 == 99:  # a cover of the song before: one line is another, the last ones are sung again
+                    lines = [*before[:5], lines[0], *before[6:], *before[-4:]]
+                before = lines
+                text = "  \r\n".join([pool[line] for line in lines])
+                rows.append(f'Artist {song % 643},"Song ""{song}""",/a/artist/song.html,"{text}  \r\n\r\n"\r\n')
+                song += 1
+            part = "".join(rows)
+            file.write(part)
+            size += len(part)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The ways; each is timed from after its imports
+
+
+def prepared(path: Path, *options: str) -> Callable[[], dict]:
+    """LyricGPT: all that training needs before its first step."""
+    from training_lyricgpt.arguments import parse_arguments
+    from training_lyricgpt.tokens import load_corpus
+
+    args = parse_arguments([f"--dataset={path}", "--output_dir=unused", *options])
+
+    def way() -> dict:
+        corpus = load_corpus(args)
+        figures = corpus.report["near_duplicates"]
+        return {"tokens": len(corpus.train) + len(corpus.validation), "near_duplicates": figures["songs"]}
+
+    return way
+
+
+def floor(path: Path) -> Callable[[], dict]:
+    """pyarrow's CSV reader, then one look-up a byte of text."""
+    import pyarrow.csv
+
+    table = np.arange(256, dtype=np.uint8)
+
+    def way() -> dict:
+        reader = pyarrow.csv.open_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(block_size=1 << 23),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(include_columns=["text"]),
+        )
+        tokens = 0
+        for batch in reader:
+            tokens += len(table.take(np.frombuffer(batch.column("text").buffers()[2], np.uint8)))
+        return {"tokens": tokens}
+
+    return way
+
+
+def published(path: Path) -> Callable[[], dict]:
+    """The published notebook's way: pandas, one string, a list comprehension over its characters."""
+    import pandas as pd
+    import torch
+
+    def way() -> dict:
+        texts = pd.read_csv(path)["text"].dropna().sample(frac=1, random_state=42)
+        text = " ".join(texts)
+        ids = {character: index for index, character in enumerate(sorted(set(text)))}
+        return {"tokens": len(torch.tensor([ids[character] for character in text], dtype=torch.long))}
+
+    return way
+
+
+def tokenized(path: Path) -> Callable[[], dict]:
+    """A character tokenizer of `tokenizers` in `Dataset.map`, on all cores."""
+    from datasets import load_dataset
+
+    from tokenization_lyricgpt import LyricGPTTokenizer
+
+    def way() -> dict:
+        songs = load_dataset("csv", data_files=str(path), split="train", cache_dir=os.environ["LYRICGPT_CACHE"])
+        alphabet = set().union(*map(set, songs["text"]))
+        tokenizer = LyricGPTTokenizer.from_alphabet(alphabet)
+        encode = tokenizer.backend_tokenizer.encode_batch
+        ids = songs.map(
+            lambda batch: {"input_ids": [song.ids for song in encode(batch["text"])]},
+            batched=True,
+            num_proc=os.cpu_count(),
+            remove_columns=songs.column_names,
+        )
+        return {"tokens": sum(map(len, ids.with_format("arrow")[:]["input_ids"].to_pylist()))}
+
+    return way
+
+
+def tokenizing(path: Path, workers: int) -> Callable[[], dict]:
+    """LyricGPT's tokenizing stage alone, its songs read beforehand."""
+    from tokenization_lyricgpt import LyricGPTTokenizer
+    from training_lyricgpt.arguments import parse_arguments
+    from training_lyricgpt.corpus import read_songs
+    from training_lyricgpt.preparation import tokenize_songs
+
+    args = parse_arguments([f"--dataset={path}", "--output_dir=unused"])
+    folder = Path(os.environ["LYRICGPT_CACHE"])
+    songs = read_songs(args, args.dataset, folder)
+    tokenizer = LyricGPTTokenizer.from_alphabet(map(chr, np.flatnonzero(songs.counts)))
+    kinds = np.zeros(len(songs.dataset), dtype=np.int64)
+
+    def way() -> dict:
+        return {"songs": len(tokenize_songs(args, songs, tokenizer, kinds, folder, workers))}
+
+    return way
+
+
+def drawing(path: Path) -> Callable[[], dict]:
+    """Batches of 64 windows of 256 from a prepared corpus."""
+    from training_lyricgpt.arguments import parse_arguments
+    from training_lyricgpt.tokens import batch_offsets, load_corpus
+
+    args = parse_arguments([f"--dataset={path}", "--output_dir=unused", "--near_duplicates=ignore"])
+    stream = load_corpus(args).train
+
+    def way() -> dict:
+        for step in range(DRAWN_BATCHES):
+            stream.windows(batch_offsets(0, step, BATCH_SIZE, len(stream), BLOCK_SIZE), BLOCK_SIZE)
+        return {"batches": DRAWN_BATCHES}
+
+    return way
+
+
+WAYS = {
+    "ours": lambda path: prepared(path, "--near_duplicates=ignore"),
+    "with_near_duplicates": prepared,
+    "again": lambda path: prepared(path, "--near_duplicates=ignore"),
+    "floor": floor,
+    "published": published,
+    "tokenizers": tokenized,
+    "tokenizing_1": lambda path: tokenizing(path, 1),
+    "tokenizing_2": lambda path: tokenizing(path, 2),
+    "drawing": drawing,
+}
+
+
+def run_way(name: str, path: Path) -> None:
+    """What a child process does: one way, timed, as JSON."""
+    way = WAYS[name](path)
+    started = time.perf_counter()
+    result = way()
+    print(json.dumps({"seconds": time.perf_counter() - started, **result}))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+def anonymous_bytes(root: int) -> int:
+    """The sum of `Pss_Anon` of a process and all below it, in bytes."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # it has ended
+            children.setdefault(parent, []).append(int(entry.name))
+    total, pending = 0, [root]
+    while pending:
+        process = pending.pop()
+        pending += children.get(process, [])
+        try:
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss_Anon"))
+    return total
+
+
+def measure(name: str, path: Path, cache: Path) -> dict:
+    """Runs a way in a process of its own: its seconds, its figures, and `peak_memory_mb`."""
+    command = [sys.executable, __file__, "--way", name, "--path", str(path)]
+    environment = os.environ | {"LYRICGPT_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache / "hf")}
+    cache.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SAMPLING_SECONDS):
+            peak[0] = max(peak[0], anonymous_bytes(process.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output, errors = process.communicate()
+    ended.set()
+    watcher.join()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{errors}")
+    return json.loads(output.splitlines()[-1]) | {"peak_memory_mb": peak[0] / 1e6}
+
+
+def fresh(name: str, path: Path, folder: Path) -> dict:
+    """A way with nothing cached."""
+    cache = folder / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    return measure(name, path, cache)
+
+
+def measure_size(size_mb: float, folder: Path, names: tuple[str, ...]) -> dict[str, dict]:
+    """All figures of a corpus of one size."""
+    path = folder / f"songs-{size_mb:g}mb.csv"
+    write_corpus(path, size_mb)
+    megabytes = path.stat().st_size / 1e6
+    figures = {}
+    for name in names:
+        figures[name] = (
+            measure(name, path, folder / "cache") if name in ("again", "drawing") else fresh(name, path, folder)
+        )
+        figures[name] |= {"mb": megabytes, "mb_per_second": megabytes / figures[name]["seconds"]}
+    path.unlink()
+    return figures
+
+
+TITLES = {
+    "ours": "LyricGPT",
+    "with_near_duplicates": "LyricGPT, near-duplicates too",
+    "again": "LyricGPT, prepared before",
+    "floor": "floor: CSV reader and look-up",
+    "published": "the published way",
+    "tokenizers": "tokenizers in Dataset.map",
+    "tokenizing_1": "tokenizing alone, 1 worker",
+    "tokenizing_2": "tokenizing alone, 2 workers",
+}
+
+
+def print_table(figures: dict[str, dict]) -> None:
+    megabytes = figures["floor"]["mb"]
+    print(f"\n{megabytes:,.0f} MB{'':<27}{'seconds':>10}{'MB/s':>10}{'x floor':>10}{'memory, MB':>12}")
+    for name, title in TITLES.items():
+        if name in figures:
+            row = figures[name]
+            print(
+                f"{title:<34}{row['seconds']:>10.2f}{row['mb_per_second']:>10.1f}"
+                f"{row['seconds'] / figures['floor']['seconds']:>10.2f}{row['peak_memory_mb']:>12,.0f}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size_mb", type=float, nargs="+", default=[100, 1000], help="sizes of the large corpora")
+    parser.add_argument("--json", action="store_true", help="one size, one line of JSON")
+    parser.add_argument(
+        "--folder", type=Path, help="where corpora and caches lie meanwhile (default: a temporary folder)"
+    )
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.way:
+        run_way(args.way, args.path)
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+        folder = Path(temporary)
+        if args.json:
+            figures = measure_size(args.size_mb[0], folder, ("ours", "again", "floor"))
+            ours, again, below = (figures[name] for name in ("ours", "again", "floor"))
+            shown = {"size_mb": ours["mb"]} | {key: ours[key] for key in ("seconds", "mb_per_second", "peak_memory_mb")}
+            print(
+                json.dumps(
+                    shown | {"times_floor": ours["seconds"] / below["seconds"], "again_seconds": again["seconds"]}
+                )
+            )
+            return
+        print_table(measure_size(CUT_MB, folder, ("ours", "floor", "tokenizers", "published")))
+        for size_mb in args.size_mb:
+            large = ("floor", "ours", "again", "drawing", "with_near_duplicates", "tokenizing_1", "tokenizing_2")
+            figures = measure_size(size_mb, folder, large)
+            print_table(figures)
+            ratio = figures["tokenizing_1"]["seconds"] / figures["tokenizing_2"]["seconds"]
+            drawing_ms = 1000 * figures["drawing"]["seconds"] / DRAWN_BATCHES
+            print(
+                f"two workers tokenize {ratio:.2f}x as fast as one; a batch of {BATCH_SIZE} x {BLOCK_SIZE} takes {drawing_ms:.2f} ms"
+            )
+            print(f"songs with a near-duplicate: {figures['with_near_duplicates']['near_duplicates']:,}")
+
+
+if __name__ == "__main__":
+    main()

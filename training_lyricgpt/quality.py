@@ -1,0 +1,150 @@
+"""What the songs of a run are like, beside held-out songs: figures for the record, the terminal and the card.
+
+Notable:
+- Sampled and held-out songs are as many and are cut to the same length: the longest copied run grows with both.
+- Everything is drawn from the best weights with the run's seed, so that the same run gives the same figures.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import set_seed
+
+from modeling_lyricgpt import LyricGPTForCausalLM
+from tokenization_lyricgpt import LyricGPTTokenizer
+
+from . import LyricGPTError
+from .arguments import Arguments
+from .conditioning import without_header
+from .evaluation import BitsPerCharacter, KnownWords, Originality, ReturningLines
+from .files import read_json
+from .originality import TrainingIndex
+from .tokens import TokenizedCorpus, TokenStream, stream_text
+from .wording import plural
+
+QUALITY = "quality.json"
+SONG_CHARACTERS = 1000
+READ_CHARACTERS = 1 << 22  # of the training text at once
+SHOWN_CHARACTERS = 120
+
+
+def sample_songs(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, count: int, seed: int) -> list[str]:
+    """The first 1,000 characters of songs that a model writes without a prompt."""
+    set_seed(seed % 2**32)
+    ids = model.generate(num_return_sequences=count, max_new_tokens=SONG_CHARACTERS)
+    return [without_header(tokenizer, tokenizer.decode(song, skip_special_tokens=True)) for song in ids]
+
+
+def held_out_songs(tokenizer: LyricGPTTokenizer, stream: TokenStream, count: int) -> list[str]:
+    """The first 1,000 characters of held-out songs, evenly spread; of one document, pieces of it."""
+    begins, ends = (stream.songs[name].to_numpy() for name in ("lyrics", "end"))
+    if len(begins) < count and len(stream) >= 2 * SONG_CHARACTERS:
+        begins = np.linspace(0, len(stream) - SONG_CHARACTERS, count).astype(np.int64)
+        ends = begins + SONG_CHARACTERS
+    chosen = np.unique(np.linspace(0, len(begins) - 1, min(count, len(begins))).astype(np.int64))
+    cut = np.minimum(ends[chosen], begins[chosen] + SONG_CHARACTERS)
+    return [stream_text(tokenizer, stream.ids[begin:end]) for begin, end in zip(begins[chosen], cut, strict=True)]
+
+
+def training_texts(corpus: TokenizedCorpus) -> Iterator[str]:
+    """The training stream as text, in pieces."""
+    for begin in range(0, len(corpus.train), READ_CHARACTERS):
+        yield stream_text(corpus.tokenizer, corpus.train.ids[begin : begin + READ_CHARACTERS])
+
+
+def judge_songs(
+    model: LyricGPTForCausalLM, corpus: TokenizedCorpus, songs: dict[str, list[str]]
+) -> dict[str, dict[str, Any]]:
+    """All figures of lists of texts.
+
+    Args:
+        songs: Texts by what they are called, for example sampled and held-out ones.
+
+    Returns:
+        By that name: `songs`, `characters`, `bits_per_char`, `known_words`, `returning_lines`, `longest_copy`,
+        `copied_windows`, `passages`.
+    """
+    metrics = [
+        BitsPerCharacter(model, corpus.tokenizer),
+        KnownWords(training_texts(corpus)),
+        ReturningLines(),
+        Originality(TrainingIndex(corpus.train, corpus.tokenizer)),
+    ]
+    figures = {}
+    for name, texts in songs.items():
+        figures[name] = {"songs": len(texts), "characters": sum(map(len, texts))}
+        for metric in metrics:
+            figures[name] |= metric.compute(predictions=texts)
+    return figures
+
+
+def judge_run(args: Arguments, model: LyricGPTForCausalLM, corpus: TokenizedCorpus, step: int) -> dict[str, Any]:
+    """The content of `quality.json`: figures of songs that the best model of a run writes, and of held-out ones.
+
+    Args:
+        step: At which the model was best.
+    """
+    count = args.quality_songs
+    songs = {
+        "sampled": sample_songs(model, corpus.tokenizer, count, args.seed),
+        "held_out": held_out_songs(corpus.tokenizer, corpus.validation, count),
+    }
+    return {"step": step, "seed": args.seed, "quality_songs": count} | judge_songs(model, corpus, songs)
+
+
+def read_quality(folder: Path, step: int) -> dict[str, Any] | None:
+    """The figures of a run's songs, if there are any of the model of `step`.
+
+    Raises:
+        LyricGPTError: the file is damaged.
+    """
+    path = folder / QUALITY
+    try:
+        quality = read_json(path) if path.exists() else {}
+    except ValueError as error:
+        raise LyricGPTError(f"{path} is damaged ({error}); remove it, and the same command writes it again") from None
+    return quality if quality.get("step") == step else None
+
+
+def share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}"
+
+
+def quality_rows(quality: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, figure of sampled songs and of held-out ones, in the order in which they are shown."""
+    sides = quality["sampled"], quality["held_out"]
+    figures = [
+        ("bits a character under the model", lambda side: f"{side['bits_per_char']:.3f}"),
+        ("words that stand in training songs", lambda side: share(side["known_words"])),
+        ("lines that return", lambda side: share(side["returning_lines"])),
+        ("longest run copied, characters", lambda side: f"{side['longest_copy']}"),
+        ("windows of 50 characters copied", lambda side: share(side["copied_windows"])),
+    ]
+    return [(name, *(figure(side) for side in sides)) for name, figure in figures]
+
+
+def longest_passage(quality: dict[str, Any]) -> str | None:
+    """A sentence on the longest run that the sampled songs copy."""
+    passages = quality["sampled"]["passages"]
+    if not passages:
+        return None
+    passage = passages[0]
+    text = passage["characters"]
+    shown = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+    source = ", ".join(repr(passage[name]) for name in ("title", "artist") if passage[name])
+    return f"the longest copy: {shown!r}" + (f" stands in {source}" if source else "")
+
+
+def describe_quality(quality: dict[str, Any]) -> str:
+    """The figures as lines for the terminal."""
+    counts = [f"{plural(quality[side]['songs'], 'song')}" for side in ("sampled", "held_out")]
+    lines = [
+        f"{'':<36}{'sampled':>10}{'held out':>10}   ({counts[0]} and {counts[1]}, {SONG_CHARACTERS} characters at most)"
+    ]
+    lines += [f"  {name:<34}{sampled:>10}{held_out:>10}" for name, sampled, held_out in quality_rows(quality)]
+    if sentence := longest_passage(quality):
+        lines.append(f"  {sentence}")
+    return "\n".join(lines)

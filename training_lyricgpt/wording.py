@@ -1,0 +1,22 @@
+"""Numbers as a person says them."""
+
+import math
+
+
+def plural(count: int, noun: str, ending: str = "s") -> str:
+    """A number and its noun."""
+    return f"{count:,} {noun}" + ("" if count == 1 else ending)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
