@@ -158,7 +158,7 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
             UnknownCharacterError: a character is not in the alphabet and there is no `<|unk|>`.
         """
         table, missing = self._code_point_table()
-        ids = table[:256].take(data, mode="clip")
+        ids = table[:256][data]
         if len(data) and data.max() >= 0x80:
             places, code_points = multibyte_characters(data)
             # Every code point past the table shares its last entry, which is never a known character.

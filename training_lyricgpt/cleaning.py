@@ -3,8 +3,8 @@
 Notable:
 - `clean` is the definition. `clean_batch` gives the same bytes and the same counts: it works on where lines end, and hands
   the songs that need more than that (control characters, another normal form, blanks beyond ASCII) to `clean`.
-- Missing songs (nothing, blanks, or the `NaN` that pandas writes) are found without decoding: a song of more than three
-  printable ASCII characters is none.
+- Missing songs (nothing, blanks, or the `NaN` that pandas writes) are found without decoding: a song that begins with more
+  than three printable ASCII characters is none.
 """
 
 import re
@@ -12,6 +12,7 @@ import unicodedata
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 
 from tokenization_lyricgpt.tokenization_lyricgpt import multibyte_characters
 
@@ -30,6 +31,8 @@ SPECIAL_CODE_POINTS = [
     0xFEFF,
 ]
 FIRST_COMPOSING = 0x300  # below it every text is in NFC
+READ_AHEAD = 32  # bytes of a song that tell that it is one
+USUAL_TRAIL = 4  # two blanks and a carriage return are the rule in some files
 LONGEST_TRAIL = 64  # blanks at the end of a line; songs with more go through `clean`
 NEWLINE, CARRIAGE_RETURN = 10, 13
 IS_BLANK = np.zeros(256, dtype=bool)
@@ -95,55 +98,67 @@ def sum_by_song(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 def find_missing(batch: Batch) -> np.ndarray:
     """Which songs are missing, bool, shape `(songs,)`."""
-    printable = sum_by_song((batch.data - np.uint8(33)) < 94, batch.offsets)
-    missing = np.zeros(len(printable), dtype=bool)
-    for song in np.flatnonzero(printable <= 3):
+    missing = np.zeros(len(batch.offsets) - 1, dtype=bool)
+    if len(batch.data) == 0:
+        missing[:] = True
+        return missing
+    places = batch.offsets[:-1, None] + np.arange(READ_AHEAD)
+    inside = places < batch.offsets[1:, None]
+    printable = batch.data[np.minimum(places, len(batch.data) - 1)] - np.uint8(33) < 94
+    for song in np.flatnonzero((printable & inside).sum(axis=1) <= 3).tolist():
         missing[song] = is_missing(batch.text(song))
     return missing
 
 
+def unify_line_ends(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Turns carriage returns without a line break after them into line breaks, in place; returns where they stood."""
+    is_return = data == CARRIAGE_RETURN
+    lone = is_return.copy()
+    lone[:-1] &= data[1:] != NEWLINE
+    last = offsets[1:][offsets[1:] > offsets[:-1]] - 1  # the last byte of each song
+    lone[last] = is_return[last]
+    places = np.flatnonzero(lone)
+    data[places] = NEWLINE
+    return places
+
+
 def clean_batch(batch: Batch) -> Batch:
     """All songs of a batch as `clean` gives them."""
+    if len(batch.data) == 0:
+        return Batch(batch.data, batch.offsets)
     by_hand = find_difficult(batch)
-    data, offsets = batch.data, batch.offsets
-    counts = dict.fromkeys(KINDS, 0)
-    returns = np.flatnonzero(data == CARRIAGE_RETURN)
-    is_last = np.isin(returns, offsets[1:] - 1, assume_unique=True) if len(returns) else np.zeros(0, dtype=bool)
-    lone = is_last | (data[np.minimum(returns + 1, len(data) - 1)] != NEWLINE)
-    if lone.any():
-        data = data.copy()
-        data[returns[lone]] = NEWLINE
+    data, offsets = batch.data.copy(), batch.offsets
+    lone = unify_line_ends(data, offsets)
 
-    # Lines end at line breaks and at the ends of songs.
+    # Lines end at line breaks and at the ends of songs; a song has one line at least.
     breaks = np.flatnonzero(data == NEWLINE)
     before = np.searchsorted(breaks, offsets[1:])  # line breaks before the end of each song
     ends = np.insert(breaks, before, offsets[1:])
     last_line = before + np.arange(len(before))  # of each song
+    first_line = np.concatenate([[0], last_line[:-1] + 1])
     is_break = np.ones(len(ends), dtype=bool)
     is_break[last_line] = False
-    starts = np.empty_like(ends)
-    starts[:1] = 0
+    starts = np.zeros_like(ends)
     starts[1:] = ends[:-1] + is_break[:-1]
 
-    keep = np.ones(len(data), dtype=bool)
-    trimmed = ends - 1  # the last character of each line that stays
-    active = np.arange(len(ends))
+    # One past the last character of each line that stays: most lines end in few blanks, which are looked at all at once.
+    blanks, still = np.zeros(len(ends), dtype=np.int64), np.ones(len(ends), dtype=bool)
+    for place in range(1, USUAL_TRAIL + 1):
+        still &= IS_BLANK[data[np.maximum(ends - place, 0)]]
+        blanks += still
+    trimmed = ends - np.minimum(blanks, ends - starts)
+    active = np.flatnonzero(still)
     for _ in range(LONGEST_TRAIL):
-        places = trimmed[active]
-        active = active[places >= starts[active]]
-        places = trimmed[active]
-        blank = IS_BLANK[data[places]]
-        active, places = active[blank], places[blank]
+        active = active[trimmed[active] > starts[active]]
+        active = active[IS_BLANK[data[trimmed[active] - 1]]]
         if len(active) == 0:
             break
-        keep[places] = False
         trimmed[active] -= 1
-    by_hand[np.searchsorted(last_line, active)] = True
+    by_hand[np.searchsorted(last_line, active)] = True  # more blanks than that
 
-    # Of empty lines one stays between two others; a song's last line has no line break.
-    full = trimmed >= starts
+    # Of empty lines one stays between two others; the last line that is not empty has no line break.
+    full = trimmed > starts
     full_lines = np.flatnonzero(full)
-    first_line = np.concatenate([[0], last_line[:-1] + 1])
     found = np.searchsorted(full_lines, last_line, side="right") - 1
     last_full = np.where(found >= 0, full_lines[found] if len(full_lines) else -1, -1)
     last_full = np.where(last_full >= first_line, last_full, -1)
@@ -151,29 +166,32 @@ def clean_batch(batch: Batch) -> Batch:
     song = np.searchsorted(last_line, empty_lines)
     stays = (empty_lines > first_line[song]) & (empty_lines < last_full[song])
     stays &= full[empty_lines - 1]
-    dropped = np.concatenate([empty_lines[~stays], last_full[last_full >= 0]])
-    dropped = ends[dropped[is_break[dropped]]]
-    keep[dropped] = False
+    breaks_line = is_break.copy()
+    breaks_line[empty_lines[~stays]] = False
+    breaks_line[last_full[last_full >= 0]] = False
 
-    kept = sum_by_song(keep.view(np.uint8), offsets)
-    lengths = np.diff(offsets)
-    changed = kept != lengths
-    changed[np.searchsorted(offsets, returns[lone], side="right") - 1] = True
-    if by_hand.any():
-        # What was counted for them here is taken back below: they are counted by `clean`.
-        own = by_hand[np.searchsorted(offsets, dropped, side="right") - 1]
-        counts["blank_lines"] = int(np.count_nonzero(~own))
-        own = by_hand[np.searchsorted(offsets, returns, side="right") - 1]
-        counts["line_endings"] = int(np.count_nonzero(~own))
-        pairs = int(np.count_nonzero(~own & ~lone))
-        removed = int((lengths - kept)[~by_hand].sum())
-    else:
-        counts["blank_lines"], counts["line_endings"] = len(dropped), len(returns)
-        pairs = len(returns) - int(np.count_nonzero(lone))
-        removed = int((lengths - kept).sum())
-    counts["trailing_blanks"] = removed - pairs - counts["blank_lines"]
-    cleaned = data[keep]
-    ends = np.concatenate([[0], np.cumsum(kept)])
+    paired = is_break & (ends > starts) & (data[np.maximum(ends - 1, 0)] == CARRIAGE_RETURN)
+
+    # Each line and its break become one piece: the break moves up to where the line ends now.
+    data[trimmed[breaks_line]] = NEWLINE
+    piece_ends = trimmed + breaks_line
+    edges = np.empty(2 * len(ends), dtype=np.int64)
+    edges[0::2], edges[1::2] = starts, piece_ends
+    pieces = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(edges) - 1, [None, pa.py_buffer(edges), pa.py_buffer(data)]
+    ).take(pa.array(np.arange(0, len(edges), 2)))
+    cleaned = np.frombuffer(pieces.buffers()[2] or b"", np.uint8)
+    lengths = np.add.reduceat(piece_ends - starts, first_line)
+
+    changed = lengths != np.diff(offsets)
+    changed[np.searchsorted(offsets, lone, side="right") - 1] = True
+    counts = dict.fromkeys(KINDS, 0)
+    ours = ~by_hand  # the others are counted by `clean`
+    pairs = np.add.reduceat(paired.astype(np.int64), first_line)[ours].sum()
+    counts["line_endings"] = int(pairs + np.diff(np.searchsorted(lone, offsets))[ours].sum())
+    counts["blank_lines"] = int(np.add.reduceat((is_break & ~breaks_line).astype(np.int64), first_line)[ours].sum())
+    counts["trailing_blanks"] = int(np.add.reduceat(ends - trimmed, first_line)[ours].sum() - pairs)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
     if by_hand.any():
         cleaned, ends = replace_songs(batch, by_hand, cleaned, ends, changed, counts)
     return Batch(cleaned, ends, int(np.count_nonzero(changed)), counts)
@@ -185,9 +203,9 @@ def find_difficult(batch: Batch) -> np.ndarray:
     difficult = np.zeros(len(offsets) - 1, dtype=bool)
     if len(data) == 0:
         return difficult
-    control = IS_CONTROL.take(data, mode="clip")
-    if control.any():
-        difficult |= sum_by_song(control, offsets) > 0
+    low = np.count_nonzero(data < 32)
+    if (data == 127).any() or low > sum(np.count_nonzero(data == usual) for usual in (9, NEWLINE, CARRIAGE_RETURN)):
+        difficult |= sum_by_song(IS_CONTROL.take(data, mode="clip"), offsets) > 0
     if data.max() >= 0x80:
         places, code_points = multibyte_characters(data)
         special = np.isin(code_points, SPECIAL_CODE_POINTS)

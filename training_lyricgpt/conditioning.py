@@ -8,10 +8,13 @@ Notable:
 """
 
 import numpy as np
+import pyarrow as pa
 
 from tokenization_lyricgpt import LyricGPTTokenizer
 
 from .arguments import Arguments
+from .cleaning import clean
+from .splitting import Part
 
 HEADER = "{{% if {name} %}}{{{{ '{label}: ' + {name} + '\n' }}}}{{% endif %}}"
 ARTIST = HEADER.format(name="artist", label="Artist")
@@ -29,22 +32,31 @@ NOTHING, ONLY_ARTIST, ONLY_TITLE, WHOLE = range(4)
 HEADER_STREAM = 3
 
 
-def choose_headers(args: Arguments, in_training: np.ndarray) -> np.ndarray:
-    """Which part of its header each song has, int64, shape `(songs,)`.
-
-    Args:
-        in_training: Whether each song is for training, bool, shape `(songs,)`.
-    """
-    parts = np.random.default_rng([args.split_seed, HEADER_STREAM]).random(len(in_training)) / DROPPED_SHARE
-    return np.where(in_training, np.minimum(parts.astype(np.int64), WHOLE), WHOLE)
+def choose_headers(args: Arguments, songs: int) -> np.ndarray:
+    """Which part of its header each of so many songs has in training, int64, shape `(songs,)`."""
+    parts = np.random.default_rng([args.split_seed, HEADER_STREAM]).random(songs) / DROPPED_SHARE
+    return np.minimum(parts.astype(np.int64), WHOLE)
 
 
-def header_names(part: int, artist: str, title: str) -> dict[str, str]:
-    """The names that a header shows: arguments of `LyricGPTTokenizer.render_song`."""
-    return {
-        "artist": artist if part in (ONLY_ARTIST, WHOLE) else "",
-        "title": title if part in (ONLY_TITLE, WHOLE) else "",
-    }
+def render_headers(args: Arguments, parts: dict[str, Part]) -> None:
+    """Gives the songs of each split their headers."""
+    tokenizer = LyricGPTTokenizer.from_alphabet("\n", song_template=SONG_TEMPLATES[args.conditioning])
+    for split, part in parts.items():
+        rows = len(part.songs.dataset)
+        kinds = choose_headers(args, rows) if split == "train" else np.full(rows, WHOLE)
+        names = part.songs.dataset.select_columns(["artist", "song"]).with_format("arrow")[:].take(pa.array(part.rows))
+        headers = []
+        for kind, artist, title in zip(
+            kinds[part.rows].tolist(), names["artist"].to_pylist(), names["song"].to_pylist(), strict=True
+        ):
+            shown = {
+                "artist": artist if kind in (ONLY_ARTIST, WHOLE) else "",
+                "title": title if kind in (ONLY_TITLE, WHOLE) else "",
+            }
+            if args.cleaning == "standard":
+                shown = {name: clean(value) for name, value in shown.items()}
+            headers.append(tokenizer.render_song("", **shown))
+        part.headers = pa.array(headers, pa.large_string())
 
 
 def without_header(tokenizer: LyricGPTTokenizer, text: str) -> str:

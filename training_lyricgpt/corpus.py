@@ -33,6 +33,7 @@ from .readers import SCHEMA, read_source
 from .sources import Told, find_sources
 
 CLEANING_THREADS = 2
+COUNTED_SONGS = 1000  # at once
 CODE_POINTS = 0x110000
 
 
@@ -70,8 +71,8 @@ class CleanedTable:
     cleaned: dict[str, int]
 
 
-def as_batch(texts: pa.LargeStringArray) -> Batch:
-    """The bytes of a string array, not copied."""
+def as_batch(texts: pa.LargeStringArray | pa.LargeBinaryArray) -> Batch:
+    """The bytes of an array, not copied."""
     _, offsets, data = texts.buffers()
     if len(texts) == 0 or data is None:
         return Batch(np.zeros(0, np.uint8), np.zeros(len(texts) + 1, np.int64))
@@ -104,6 +105,35 @@ def count_characters(batch: Batch) -> np.ndarray:
     if len(batch.data) and batch.data.max() >= 0x80:
         lengths -= sum_by_song(is_continuation(batch.data), batch.offsets)
     return lengths
+
+
+class MappedTexts:
+    """All texts of a dataset as one array of bytes, without copying them, to gather any rows from.
+
+    The array spans all of the memory that the chunks of the column lie in, mapped files as a rule; between two chunks it has an
+    element that covers the gap and is never read.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.chunks = [chunk for chunk in dataset.data.column("text").chunks if len(chunk)]
+        places = [chunk.buffers()[2].address for chunk in self.chunks]
+        in_memory = np.argsort(places)
+        base = places[in_memory[0]]
+        edges, elements, count = [], {}, 0
+        for number in in_memory.tolist():
+            chunk = self.chunks[number]
+            offsets = np.frombuffer(chunk.buffers()[1], np.int64, len(chunk) + 1, 8 * chunk.offset)
+            edges.append(offsets + (places[number] - base))
+            elements[number] = np.arange(count, count + len(chunk))
+            count += len(chunk) + 1  # and the gap
+        edges = np.concatenate(edges)
+        memory = pa.foreign_buffer(base, int(edges[-1]), base=self.chunks)
+        buffers = [None, pa.py_buffer(edges), memory]
+        self.array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(edges) - 1, buffers)
+        self.elements = np.concatenate([elements[number] for number in range(len(self.chunks))])
+
+    def take(self, rows: np.ndarray) -> pa.LargeBinaryArray:
+        return self.array.take(pa.array(self.elements[rows]))
 
 
 def clean_table(table: pa.Table, cleaning: str) -> CleanedTable:
@@ -201,9 +231,12 @@ def missing_column(told: Told) -> str:
 def count_texts(dataset: Dataset, rows: np.ndarray | None = None) -> np.ndarray:
     """How often each code point occurs in the texts of some rows, or of all, int64, shape `(0x110000,)`."""
     counts = np.zeros(CODE_POINTS, dtype=np.int64)
-    texts = dataset.select_columns("text")
-    texts = texts if rows is None else texts.select(np.sort(rows))
-    for table in texts.with_format("arrow").iter(1000):
-        found = count_code_points(as_batch(table["text"].combine_chunks()).data)
-        counts[: len(found)] += found
+    rows = np.arange(len(dataset)) if rows is None else np.sort(rows)
+    if len(rows):
+        texts = MappedTexts(dataset)
+        parts = (rows[begin : begin + COUNTED_SONGS] for begin in range(0, len(rows), COUNTED_SONGS))
+        for found in in_threads(
+            lambda part: count_code_points(as_batch(texts.take(part)).data), parts, CLEANING_THREADS
+        ):
+            counts[: len(found)] += found
     return counts

@@ -13,13 +13,14 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from . import LyricGPTError
 from .arguments import Arguments
 from .corpus import Songs
 from .near_duplicates import find_near_duplicates, keep_first, split_clusters, straddling
 
-BYTES_A_WORKER = 1 << 25  # a process for less is not worth its start
+SPLITS = ("train", "validation")
 
 
 @dataclass
@@ -29,16 +30,22 @@ class Part:
     Attributes:
         songs: Where they come from.
         rows: Which rows of it, in the order in which they stand in the stream, int64.
+        headers: What stands before the text of each of them.
     """
 
     songs: Songs
     rows: np.ndarray
+    headers: pa.LargeStringArray | None = None
+
+    def __post_init__(self):
+        if self.headers is None:
+            self.headers = pa.repeat(pa.scalar("", pa.large_string()), len(self.rows))
 
 
-def worker_count(text_bytes: int) -> int:
-    """Processes for a stage over so many bytes."""
+def worker_count(text_bytes: int, worthwhile: int) -> int:
+    """Processes for a stage over so many bytes, if fewer than `worthwhile` are not worth the start of one."""
     return max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-                      text_bytes // BYTES_A_WORKER))  # fmt: skip
+                      text_bytes // worthwhile))  # fmt: skip
 
 
 def text_bytes(songs: Songs) -> int:
@@ -129,7 +136,7 @@ def find_twins(args: Arguments, songs: Songs, held_out: Songs | None, folder: Pa
     parts = [part.dataset.select_columns("text") for part in (songs, held_out) if part is not None]
     dataset = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     size = text_bytes(songs) + (text_bytes(held_out) if held_out else 0)
-    return find_near_duplicates(dataset, folder, num_proc=worker_count(size))
+    return find_near_duplicates(dataset, folder, num_proc=worker_count(size, worthwhile=1 << 24))
 
 
 def last_rows(rows: int, order: np.ndarray, count: int) -> np.ndarray:

@@ -29,8 +29,10 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 from . import LyricGPTError
 from .arguments import Arguments, load_arguments
 from .files import cache_folder, known_checksum, read_json, saving
-from .preparation import SONG_SCHEMA, SPLITS, prepare
+from .preparation import prepare
 from .sources import find_sources, is_hub_id, kind_suffix, load_hub
+from .splitting import SPLITS
+from .streams import SONG_SCHEMA
 
 FORMAT = 2  # of the cache; a change of cleaning, splitting or layout raises it
 # Keys of the counter-based generator: what is drawn never shares a stream with anything else that is drawn.
