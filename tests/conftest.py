@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,28 @@ for name in ("modeling_lyricgpt", "tokenization_lyricgpt", "training_lyricgpt", 
 def isolated(code, *arguments, cwd="/"):
     """Runs code in a process that cannot import this project."""
     return run([sys.executable, "-I", "-c", ALONE + code, *arguments], cwd=cwd)
+
+
+def read_songs_of(dataset, **values):
+    """Artist, title and text of each song in the order of the files, raw unless told otherwise, and the report."""
+    from training_lyricgpt.arguments import parse_arguments
+    from training_lyricgpt.corpus import read_songs
+
+    given = options(dataset=dataset, output_dir="unused", **({"cleaning": "none"} | values))
+    with tempfile.TemporaryDirectory() as folder:
+        songs = read_songs(parse_arguments(given), str(dataset), Path(folder))
+        return songs.dataset.to_list(), songs.report
+
+
+def isolated_cache(folder, code):
+    """Runs code in a process with caches of its own; returns what it prints."""
+    result = run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        HF_HOME=str(folder / "hf"),
+        PYTHONPATH=f"{PROJECT}:{PROJECT / 'tests'}",
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def write_songs(path, texts, encoding="utf-8", titles=None):

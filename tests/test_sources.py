@@ -4,23 +4,27 @@ import csv
 import gzip
 import io
 import json
+import random
+import string
 import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet
-from conftest import read_all
+import pytest
+from conftest import isolated_cache, read_songs_of, write_songs
 
-from training_lyricgpt.arguments import parse_arguments
+from training_lyricgpt import LyricGPTError
+from training_lyricgpt.corpus_report import describe_corpus
 
 SONGS = [
     {"artist": "Ada", "song": "One", "text": 'She said "go", and I went,\r\nover the hill  \r\n\r\n'},
     {"artist": "Bo, Jr.", "song": 'The "Two"', "text": "Käse, naïve, ☃\tand 漢字 🎵"},
-    {"artist": "", "song": "Three", "text": "\x00 a byte of nothing"},
-    {"artist": "Ada", "song": "Four; five", "text": "semi; colons | pipes"},
+    {"artist": "", "song": "Three", "text": "a byte of \x00 nothing"},
+    {"artist": "Ada", "song": "Four; five", "text": "semi; colons | pipes\n\n\n\nand gaps"},
 ]
 
 
-def as_table(songs, delimiter=","):
+def table(songs, delimiter=","):
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, list(songs[0]), delimiter=delimiter, lineterminator="\r\n")
     writer.writeheader()
@@ -28,53 +32,226 @@ def as_table(songs, delimiter=","):
     return buffer.getvalue().encode()
 
 
-def as_parquet(songs):
+def parquet(songs):
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pa.Table.from_pylist(songs), buffer)
     return buffer.getvalue()
 
 
-WRITERS = {
-    ".csv": as_table,
-    ".tsv": lambda songs: as_table(songs, "\t"),
-    ".jsonl": lambda songs: "".join(json.dumps(song, ensure_ascii=False) + "\n" for song in songs).encode(),
-    ".parquet": as_parquet,
-}
+def jsonl(songs):
+    return "".join(json.dumps(song, ensure_ascii=False) + "\n" for song in songs).encode()
 
 
-def compress(content, compression, name):
-    if compression == ".gz":
-        return gzip.compress(content)
-    if compression == ".zst":
-        return pa.compress(content, codec="zstd", asbytes=True) if False else zstd(content)
+def as_zip(content, name):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(name, content)
     return buffer.getvalue()
 
 
-def zstd(content):
-    buffer = io.BytesIO()
+def as_zstandard(content):
+    buffer = pa.BufferOutputStream()
     with pa.CompressedOutputStream(buffer, "zstd") as stream:
         stream.write(content)
-        stream.flush()
-        return buffer.getvalue() if not stream.closed else b""
+    return buffer.getvalue().to_pybytes()
+
+
+WRITERS = {".csv": table, ".tsv": lambda songs: table(songs, "\t"), ".jsonl": jsonl, ".parquet": parquet}
+COMPRESSIONS = {
+    "": lambda content, _: content,
+    ".gz": lambda content, _: gzip.compress(content),
+    ".zst": lambda content, _: as_zstandard(content),
+    ".zip": as_zip,
+}
 
 
 def write(folder, name, content):
     path = folder / name
-    path.write_bytes(content)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
-def songs_in(path, **values):
-    """Artist, title and text of each song in the order of the file, and the report."""
-    values = {"cleaning": "none"} | values
-    args = parse_arguments([f"--dataset={path}", "--output_dir=unused", *[f"--{k}={v}" for k, v in values.items()]])
-    return read_all(args)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("ending", WRITERS)
+def test_each_kind_of_file_gives_the_same_songs(tmp_path, ending, compression):
+    content = COMPRESSIONS[compression](WRITERS[ending](SONGS), f"songs{ending}")
+    path = write(tmp_path, f"songs{ending}{compression}", content)
+    assert read_songs_of(path)[0] == SONGS
 
 
-def test_each_kind_of_file_gives_the_same_songs(tmp_path):
-    for ending, writer in WRITERS.items():
-        path = write(tmp_path, f"songs{ending}", writer(SONGS))
-        assert songs_in(path)[0] == SONGS, ending
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_text_is_one_document_called_like_its_file(tmp_path, compression):
+    text = "la la\r\n\r\n  la ☃\n"
+    path = write(tmp_path, f"sea.txt{compression}", COMPRESSIONS[compression](text.encode(), "sea.txt"))
+    assert read_songs_of(path)[0] == [{"artist": "", "song": "sea", "text": text}]
+
+
+def test_an_archive_of_many_files_is_all_of_them_in_the_order_of_their_names(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, songs in (
+            ("b/2.csv", SONGS[2:]),
+            ("a.csv", SONGS[:2]),
+            ("__MACOSX/._a.csv", None),
+            ("notes.md", None),
+        ):
+            archive.writestr(name, table(songs) if songs else b"\x00junk")
+    assert read_songs_of(write(tmp_path, "all.zip", buffer.getvalue()))[0] == SONGS
+
+
+def test_a_glob_reads_files_of_several_kinds_that_call_their_columns_differently(tmp_path):
+    write(tmp_path, "1.csv", "Lyrics,Artist,Title\nla la,Ada,One\n")
+    write(tmp_path, "2.jsonl", '{"title": "Two", "lyric": "lu lu"}\n\n{"lyric": "li li", "singer": "Bo"}\n')
+    write(tmp_path, "3.tsv", "text\nle le\n")
+    assert read_songs_of(tmp_path / "?.*")[0] == [
+        {"artist": "Ada", "song": "One", "text": "la la"},
+        {"artist": "", "song": "Two", "text": "lu lu"},
+        {"artist": "Bo", "song": "", "text": "li li"},
+        {"artist": "", "song": "", "text": "le le"},
+    ]
+
+
+def test_columns_may_be_told(tmp_path):
+    path = write(tmp_path, "a.csv", "text,who,what,words\nno,Ada,One,la la\n")
+    songs, _ = read_songs_of(path, text_column="words", artist_column="who", title_column="what")
+    assert songs == [{"artist": "Ada", "song": "One", "text": "la la"}]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_table_of_another_dialect_is_recognised_by_its_header_and_said(tmp_path, delimiter):
+    songs, report = read_songs_of(write(tmp_path, "a.csv", table(SONGS, delimiter)))
+    assert songs == SONGS
+    assert report["remarks"] == [f"a.csv is separated by {delimiter!r}"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le-with-mark", "latin-1"])
+def test_marks_and_encodings(tmp_path, encoding):
+    content = "text\r\ncafé au lait\r\n"
+    if encoding == "utf-16-le-with-mark":
+        encoded, told = ("\ufeff" + content).encode("utf-16-le"), "utf-8"
+    else:
+        encoded, told = content.encode(encoding), encoding if encoding == "latin-1" else "utf-8"
+    for compression in COMPRESSIONS:
+        path = write(tmp_path, f"a.csv{compression}", COMPRESSIONS[compression](encoded, "a.csv"))
+        assert read_songs_of(path, encoding=told)[0] == [{"artist": "", "song": "", "text": "café au lait"}]
+
+
+def test_halves_of_surrogate_pairs_are_replaced_and_counted_and_whole_pairs_joined(tmp_path):
+    path = write(tmp_path, "a.jsonl", r'{"text": "half \ud83c here"}' + "\n" + r'{"text": "whole \ud83c\udfb5"}' + "\n")
+    songs, report = read_songs_of(path)
+    assert [song["text"] for song in songs] == ["half \ufffd here", "whole 🎵"]
+    assert report["replaced_surrogates"] == 1
+
+
+def test_a_dataset_of_the_hub_is_read_from_the_cache_while_offline(tmp_path):
+    """`datasets` keeps a loaded dataset under its id; what is put there by hand loads like what was downloaded."""
+    found = isolated_cache(
+        tmp_path,
+        """
+        import datasets, sys
+        from pathlib import Path
+        from conftest import read_songs_of
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / "you___songs" / "default" / "0.0.0" / ("0" * 40)
+        folder.mkdir(parents=True)
+        table = datasets.Dataset.from_dict({"lyrics": ["la la", "lu lu", "li li"], "artist": ["Ada", "Bo", "Ada"]})
+        builder = datasets.Dataset.from_dict(table[:])
+        writer = datasets.arrow_writer.ArrowWriter(path=str(folder / "songs-train.arrow"), features=table.features)
+        writer.write_table(table.data.table)
+        examples, size = writer.finalize()
+        splits = datasets.SplitDict(dataset_name="songs")
+        splits.add(datasets.SplitInfo("train", num_examples=examples, num_bytes=size, dataset_name="songs"))
+        datasets.DatasetInfo(
+            features=table.features, builder_name="parquet", dataset_name="songs", config_name="default",
+            version="0.0.0", splits=splits, dataset_size=size,
+        ).write_to_directory(str(folder))
+        print([song["text"] for song in read_songs_of("you/songs")[0]])
+        print([song["text"] for song in read_songs_of("you/songs:default:train[1:]")[0]])
+        """,
+    )
+    assert found.splitlines()[-2:] == ["['la la', 'lu lu', 'li li']", "['lu lu', 'li li']"]
+
+
+def test_a_dataset_that_is_not_cached_is_refused_while_offline():
+    with pytest.raises(LyricGPTError, match="nobody/nothing is no file here, and as a dataset of the Hub it cannot be"):
+        read_songs_of("nobody/nothing")
+
+
+# --- what is wrong with a file ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".csv.gz", ".csv.zst", ".csv.zip", ".parquet", ".jsonl.gz", ".txt.zst"])
+def test_a_truncated_file_is_refused_by_name(tmp_path, ending):
+    letters = random.Random(0)
+    songs = [{"song": str(n), "text": "".join(letters.choices(string.ascii_letters, k=300))} for n in range(200)]
+    kind, _, compression = ending[1:].partition(".")
+    content = {**WRITERS, ".txt": jsonl}[f".{kind}"](songs)
+    content = COMPRESSIONS[f".{compression}" if compression else ""](content, f"songs.{kind}")
+    for share in (0.3, 0.6, 0.95):
+        path = write(tmp_path, f"songs{ending}", content[: int(len(content) * share)])
+        with pytest.raises(LyricGPTError, match=r"songs\S* .*(cannot be read|is not)"):
+            read_songs_of(path)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".txt", ".jsonl", ".gz", ".csv.gz", ".csv.zst", ".csv.zip"])
+def test_a_file_that_is_named_for_another_kind_is_refused_with_what_it_is(tmp_path, ending):
+    path = write(tmp_path, f"songs{ending}", parquet(SONGS))
+    with pytest.raises(LyricGPTError, match=r"a Parquet file by its first bytes|as its name says|ends in"):
+        read_songs_of(path)
+
+
+def test_json_that_is_none_names_its_line(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "la"}\n\n{"text": "lu",}\n')
+    with pytest.raises(LyricGPTError, match=r"a\.jsonl, line 3, is not JSON"):
+        read_songs_of(path)
+    with pytest.raises(LyricGPTError, match=r"line 1, is a JSON list; JSON lines have one object a line"):
+        read_songs_of(write(tmp_path, "b.jsonl", "[1, 2]\n"))
+    with pytest.raises(LyricGPTError, match=r"line 2: 'text' is a int, not a text"):
+        read_songs_of(write(tmp_path, "c.jsonl", '{"text": "la"}\n{"text": 3}\n'))
+
+
+def test_a_row_of_many_megabytes_is_an_open_quote_and_not_a_song(tmp_path):
+    path = write(tmp_path, "a.csv", 'text\nla la\n"never closed\n' + "la la la\n" * 2_000_000)
+    with pytest.raises(LyricGPTError, match=r"after row 1 comes one of more than \d+ MB. A quote that opens there"):
+        read_songs_of(path)
+
+
+def test_tables_and_texts_are_not_one_corpus(tmp_path):
+    write_songs(tmp_path / "a.csv", ["la"])
+    write(tmp_path, "b.txt", "la")
+    with pytest.raises(LyricGPTError, match="matches both tables and texts"):
+        read_songs_of(tmp_path / "*")
+
+
+def test_names_with_blanks_brackets_and_other_scripts_are_paths(tmp_path):
+    folder = tmp_path / "Lieder [neu] für Ana"
+    folder.mkdir()
+    assert read_songs_of(write(folder, "песни *1*.csv", table(SONGS)))[0] == SONGS
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_what_was_read_skipped_changed_and_rare(tmp_path, make_songs):
+    from training_lyricgpt.arguments import parse_arguments
+    from training_lyricgpt.tokens import load_corpus
+
+    songs = [*make_songs(40), make_songs(40)[3], "", "Q\u0301 once\x07  \r\n"]
+    path = write_songs(tmp_path / "songs.csv", songs)
+    args = parse_arguments([f"--dataset={path}", "--output_dir=unused", "--alphabet=corpus", "--min_char_count=2"])
+    report = load_corpus(args).report
+    assert (report["rows"], report["songs"], report["skipped_empty"], report["duplicates"]) == (43, 42, 1, 1)
+    assert report["changed_by_cleaning"] == 42
+    assert report["cleaning_removed"]["control_characters"] == 1
+    assert report["near_duplicates"]["songs"] == 2
+    assert report["character_counts"]["a"] == sum(song.count("a") for song in songs)
+    assert "Q" in report["rare_characters"] and "Q" not in report["alphabet_characters"]
+    text = describe_corpus(report)
+    for part in (
+        "42 songs of songs.csv, 1 empty one skipped",
+        "1 song word for word the same as another",
+        "cleaning changed 42 songs:",
+        "1 control character",
+        "near-duplicates: 2 songs in 1 group; each group kept on one side of the split",
+        "rarer than min_char_count, read as <|unk|>: 'Q'",
+    ):
+        assert part in text, text

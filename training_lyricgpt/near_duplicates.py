@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import rensa
 import xxhash
 from datasets import Dataset, Features, List, Value
@@ -81,10 +82,12 @@ def shingle_hashes(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 def sign(texts: pa.LargeStringArray) -> np.ndarray:
     """MinHash signatures, uint32, shape `(songs, PERMUTATIONS)`."""
     batch = as_batch(texts)
+    if len(batch.data) and batch.data.max() >= 0x80:  # letters that FOLDED does not know
+        batch = as_batch(pa.compute.utf8_lower(texts))
     hashes, offsets = shingle_hashes(batch)
     # A song without a letter is near nothing but itself.
     empty = np.flatnonzero(offsets[1:] == offsets[:-1])
-    own = [xxhash.xxh3_64_intdigest(batch.text(song)) for song in empty.tolist()]
+    own = [xxhash.xxh3_64_intdigest(batch.text(song).encode()) for song in empty.tolist()]
     hashes = np.insert(hashes, offsets[empty].astype(np.int64), np.array(own, dtype=np.uint64))
     offsets[1:] += np.searchsorted(empty, np.arange(1, len(offsets))).astype(np.uint64)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PERMUTATIONS, SEED)
@@ -137,6 +140,7 @@ def find_near_duplicates(dataset: Dataset, folder: Path, num_proc: int = 1) -> n
         remove_columns=dataset.column_names,
         features=Features({"signature": List(Value("uint32"), length=PERMUTATIONS)}),
         cache_file_name=str(folder / "signatures.arrow"),
+        load_from_cache_file=False,
         new_fingerprint="signatures",
         desc="searching for near-duplicates",
     )

@@ -6,12 +6,15 @@ Notable:
 - What cannot be read is an error that names the file, the row where the reader knows it, and what to do.
 """
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -29,6 +32,7 @@ COLUMNS = {
 }
 SCHEMA = pa.schema([(name, pa.large_string()) for name in ("artist", "song", "text")])
 BATCH_SONGS = 1000
+HEADER_BYTES = 1 << 16
 
 
 def choose_columns(names: Iterable[str], told: Told) -> dict[str, str]:
@@ -67,50 +71,70 @@ def song_table(columns: dict[str, Any], rows: int) -> pa.Table:
 # The kinds
 
 
+def read_header(source: Source, encoding: str, delimiter: str) -> list[str]:
+    """The first row of a table that is not empty."""
+    with open_utf8(source, encoding) as file:
+        begin = file.read(HEADER_BYTES).decode("utf-8", "replace")
+    rows = csv.reader(io.StringIO(begin, newline=""), delimiter=delimiter)
+    return next((row for row in rows if row), [])
+
+
+def find_dialect(source: Source, encoding: str, told: Told) -> tuple[str, list[str]]:
+    """What separates the columns of a table, and what they are called."""
+    delimiter = TABLES[source.suffix]
+    names = read_header(source, encoding, delimiter)
+    if len(names) == 1 or "text" not in choose_columns(names, told):
+        for other in OTHER_DELIMITERS.replace(delimiter, ""):
+            others = read_header(source, encoding, other)
+            if len(others) > 1 and "text" in choose_columns(others, told):
+                told.remarks.append(f"{Path(source.name).name} is separated by {other!r}")
+                return other, others
+    return delimiter, names
+
+
+def count_quotes(source: Source, encoding: str) -> int:
+    """How many quotes a table has; an even number, if each that opens is closed."""
+    count = 0
+    with open_utf8(source, encoding) as file:
+        while block := file.read(BLOCK_BYTES):
+            count += block.count(b'"')
+    return count
+
+
 def read_table(source: Source, told: Told) -> Iterator[pa.Table]:
     encoding = find_encoding(source, told.encoding)
+    delimiter, names = find_dialect(source, encoding, told)
+    chosen = choose_columns(names, told)
 
-    def reader(delimiter: str, threads: bool = True, **convert: Any) -> pyarrow.csv.CSVStreamingReader:
+    def reader(threads: bool = True) -> pyarrow.csv.CSVStreamingReader:
         is_plain = is_utf8(encoding) and source.path.suffix.lower() not in COMPRESSIONS
         return pyarrow.csv.open_csv(
             str(source.path) if is_plain else open_utf8(source, encoding),
             read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=threads),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(**convert),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=list(chosen.values()),
+                column_types=dict.fromkeys(chosen.values(), pa.large_binary()),
+                strings_can_be_null=False,
+            ),
         )
 
-    delimiter = TABLES[source.suffix]
-    rows, names, threads = 0, [], True
+    rows, longest = 0, 0
     try:
-        names = reader(delimiter).schema.names
-        chosen = choose_columns(names, told)
-        if "text" not in chosen or len(names) == 1:
-            for other in OTHER_DELIMITERS.replace(delimiter, ""):  # a table of another dialect
-                if any(other in name for name in names):
-                    others = reader(other).schema.names
-                    if "text" in (found := choose_columns(others, told)):
-                        names, chosen, delimiter = others, found, other
-                        told.remarks.append(f"{Path(source.name).name} is separated by {other!r}")
-                        break
         if "text" not in chosen:
             raise refuse_columns(source, names, told)
         if twice := [name for name in chosen.values() if names.count(name) > 1]:
             raise LyricGPTError(f"{source.name} has {names.count(twice[0])} columns called {twice[0]!r}; rename one")
-        convert = {
-            "include_columns": list(chosen.values()),
-            "column_types": dict.fromkeys(chosen.values(), pa.large_binary()),
-            "strings_can_be_null": False,
-        }
-        for batch in reader(delimiter, **convert):
+        for batch in reader():
             columns = {role: checked_text(source, encoding, batch.column(name), told) for role, name in chosen.items()}
             rows += batch.num_rows
+            longest = max(longest, pa.compute.max(pa.compute.binary_length(columns["text"])).as_py() or 0)
             yield song_table(columns, batch.num_rows)
-        threads = False
     except pa.ArrowInvalid as error:
         reason = str(error)
-        if threads and "CSV parse error" in reason:  # a single thread knows the row
+        if "CSV parse error" in reason:  # a single thread knows the row
             try:
-                for _ in reader(delimiter, threads=False, **(convert if names else {})):
+                for _ in reader(threads=False):
                     pass
             except pa.ArrowInvalid as exact:
                 reason = str(exact)
@@ -124,6 +148,11 @@ def read_table(source: Source, told: Told) -> Iterator[pa.Table]:
         ) from None
     if rows == 0:
         raise LyricGPTError(f"{source.name} has a header and no rows")
+    if count_quotes(source, encoding) % 2:
+        told.remarks.append(
+            f"{Path(source.name).name} has an odd number of quotes: one may open and never close, so that songs after it are "
+            f"read as one (the longest has {longest:,} bytes)"
+        )
 
 
 def read_json_lines(source: Source, told: Told) -> Iterator[pa.Table]:

@@ -7,6 +7,7 @@ Notable:
 
 import glob
 import gzip
+import io
 import lzma
 import re
 import zipfile
@@ -63,7 +64,7 @@ class Source:
         if ending == ".gz":
             return gzip.open(self.path)
         if ending == ".zst":
-            return pa.input_stream(str(self.path), compression="zstd")
+            return io.BufferedReader(pa.input_stream(str(self.path), compression="zstd"))  # (Arrow's has no lines)
         if ending == ".zip":
             return zipfile.ZipFile(self.path).open(self.member)
         return self.path.open("rb")

@@ -90,8 +90,10 @@ class TokenizedCorpus:
 
 
 def stream_text(tokenizer: LyricGPTTokenizer, ids: np.ndarray) -> str:
-    """Ids of a stream as text, vectorised; a special token becomes a line break."""
+    """Ids of a stream as text, vectorised; `<|unk|>` becomes U+FFFD, any other special token a line break."""
     table = np.full(len(tokenizer), ord("\n"), dtype="<u4")
+    if tokenizer.unk_token_id is not None:
+        table[tokenizer.unk_token_id] = 0xFFFD
     vocab = tokenizer.get_vocab()
     for character in tokenizer.alphabet:
         table[vocab[character]] = ord(character)
