@@ -2,13 +2,16 @@
 
 Notable:
 - `accelerate launch` without a GPU gives each process one core; each takes its share of all.
-- A launcher that is killed leaves its process behind, unsignalled: a run stops when its launcher is gone.
+- A launcher that is killed leaves its process behind, unsignalled: a run stops when its launcher is gone. So do the workers of
+  a process that is killed.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 import torch
@@ -20,6 +23,7 @@ from .arguments import Arguments
 # Elements of a hidden state `(B, T, hidden_size)` that a micro-batch has at most on a CPU. At 6 x 384 on two cores with
 # 1 MiB of second-level cache each, 4 to 16 windows of 256 are equally fast, and 64 a tenth slower.
 CACHED_ELEMENTS = 2**20
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def use_all_cores() -> None:
@@ -35,6 +39,32 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, 2**31 - 1)
+
+
+_workers_end_with = 0  # the process whose children do, if any
+
+
+def _end_with_parent() -> None:
+    """In a child: asks Linux for a SIGKILL when its parent is gone, and sees whether it is already."""
+    if _workers_end_with and (prctl := getattr(ctypes.CDLL(None), "prctl", None)):
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != _workers_end_with:
+            os._exit(1)
+
+
+if sys.platform == "linux":
+    os.register_at_fork(after_in_child=_end_with_parent)
+
+
+@contextlib.contextmanager
+def workers_end_with_us() -> Iterator[None]:
+    """Worker processes forked meanwhile end when this process is killed: those of a pool would wait for work forever."""
+    global _workers_end_with
+    before, _workers_end_with = _workers_end_with, os.getpid()
+    try:
+        yield
+    finally:
+        _workers_end_with = before
 
 
 def start_accelerator(args: Arguments) -> Accelerator:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 
 from . import LyricGPTError
 from .arguments import Arguments, load_arguments
+from .devices import workers_end_with_us
 from .files import cache_folder, known_checksum, read_json, saving
 from .preparation import prepare
 from .sources import find_sources, is_hub_id, kind_suffix, load_hub
@@ -183,11 +185,13 @@ def load_corpus(args: Arguments, base_alphabet: str = "") -> TokenizedCorpus:
     if not is_prepared(folder):
         with saving(folder.parent), FileLock(f"{folder}.lock"):
             if not is_prepared(folder):
-                workspace = folder.with_name(f".preparing-{folder.name}")
-                shutil.rmtree(workspace, ignore_errors=True)  # a killed process left it
-                workspace.mkdir()
+                unfinished = f".preparing-{folder.name}-"
+                for left in folder.parent.glob(f"{unfinished}*"):  # by a killed process, whose workers may still live
+                    shutil.rmtree(left, ignore_errors=True)
+                workspace = Path(tempfile.mkdtemp(prefix=unfinished, dir=folder.parent))
                 try:
-                    prepare(args, settings | {"checksum": checksum}, workspace / "prepared")
+                    with workers_end_with_us():
+                        prepare(args, settings | {"checksum": checksum}, workspace / "prepared")
                     shutil.rmtree(folder, ignore_errors=True)
                     os.replace(workspace / "prepared", folder)
                 finally:

@@ -1,0 +1,148 @@
+"""Preparing a corpus: killed, at once in two processes, on a full disk, in several workers, with large alphabets."""
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+
+import numpy as np
+import pytest
+from conftest import options, write_songs
+
+from training_lyricgpt import LyricGPTError, preparation, splitting, tokens
+from training_lyricgpt.arguments import parse_arguments
+from training_lyricgpt.tokens import load_corpus
+
+fork = multiprocessing.get_context("fork")  # the children need no imports
+
+
+@pytest.fixture
+def corpus(tmp_path, make_songs):
+    return write_songs(tmp_path / "songs.csv", make_songs(3000, lines=20))
+
+
+@pytest.fixture
+def two_workers(monkeypatch):
+    """The stages that large corpora go through, on a small one."""
+    for module in (preparation, splitting):
+        monkeypatch.setattr(module, "worker_count", lambda *_, **__: 2)
+
+
+def prepare(path, **values):
+    return load_corpus(parse_arguments(options(**{"dataset": path, "output_dir": "unused", "block_size": 32} | values)))
+
+
+def contents(cache):
+    """What lies in a cache of prepared corpora, by name."""
+    folder = cache / "tokens"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def in_child(cache, function, *arguments):
+    """Starts a function in a child with a cache of its own."""
+
+    def work():
+        os.environ["LYRICGPT_CACHE"] = str(cache)
+        os.setpgid(0, 0)
+        try:
+            function(*arguments)
+        except LyricGPTError as error:
+            (cache.parent / "error.txt").write_text(str(error))
+            os._exit(1)
+        os._exit(0)
+
+    child = fork.Process(target=work)
+    child.start()
+    return child
+
+
+def assert_group_ends(group):
+    """Waits until no worker of a killed process lives on."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("workers of a killed process live on")
+
+
+@pytest.mark.parametrize("conditioning", ["none", "artist_title"])
+def test_killed_anywhere_and_started_again_it_gives_the_same_bytes(tmp_path, corpus, two_workers, conditioning):
+    whole = in_child(tmp_path / "whole", lambda: prepare(corpus, conditioning=conditioning))
+    started = time.monotonic()
+    whole.join()
+    seconds = time.monotonic() - started
+    draw, kills, cache = random.Random(conditioning), 0, tmp_path / "killed"
+    for attempt in range(12):
+        child = in_child(cache, lambda: prepare(corpus, conditioning=conditioning))
+        child.join(draw.uniform(0.05, 0.95) * seconds if attempt < 11 else None)
+        if child.exitcode is None:
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            kills += 1
+            assert_group_ends(child.pid)
+    assert child.exitcode == 0
+    assert kills >= 3
+    assert contents(cache) == contents(tmp_path / "whole")
+
+
+def test_processes_that_come_at_once_do_the_work_once(tmp_path, corpus, monkeypatch):
+    done, original = tmp_path / "done.txt", preparation.prepare
+
+    def noted(*arguments):
+        with done.open("a") as file:
+            file.write("prepared\n")
+        original(*arguments)
+
+    monkeypatch.setattr(tokens, "prepare", noted)
+    children = [in_child(tmp_path / "cache", prepare, corpus) for _ in range(3)]
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert done.read_text() == "prepared\n"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("limit", [100_000, 700_000])
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, monkeypatch, workers, limit):
+    for module in (preparation, splitting):
+        monkeypatch.setattr(module, "worker_count", lambda *_, **__: workers)
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        prepare(corpus)
+
+    child = in_child(tmp_path / "cache", limited)
+    child.join()
+    assert child.exitcode == 1
+    message = (tmp_path / "error.txt").read_text()
+    assert "cannot be written" in message and "mend the cause and run the same command again" in message
+    left = [path for path in (tmp_path / "cache" / "tokens").iterdir() if path.suffix != ".lock"]
+    assert left == []
+
+
+def test_several_workers_write_what_one_writes(tmp_path, corpus, monkeypatch, two_workers):
+    monkeypatch.setenv("LYRICGPT_CACHE", str(tmp_path / "two"))
+    prepare(corpus)
+    monkeypatch.setattr(preparation, "worker_count", lambda *_, **__: 1)
+    monkeypatch.setattr(splitting, "worker_count", lambda *_, **__: 1)
+    monkeypatch.setenv("LYRICGPT_CACHE", str(tmp_path / "one"))
+    prepare(corpus)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.parametrize("characters, dtype", [(200, np.uint8), (1000, np.uint16), (70_000, np.uint32)])
+@pytest.mark.parametrize("special_tokens", [True, False])
+def test_ids_are_of_the_smallest_type_that_holds_the_alphabet(tmp_path, characters, dtype, special_tokens):
+    alphabet = [chr(point) for point in range(0x4E00, 0x4E00 + 120_000) if not 0xD800 <= point < 0xF900][:characters]
+    songs = ["".join(alphabet[begin::10]) for begin in range(10)]
+    path = write_songs(tmp_path / "songs.csv", songs)
+    corpus = prepare(path, cleaning="none", alphabet="corpus", special_tokens=special_tokens, block_size=8)
+    assert corpus.train.ids.dtype == dtype
+    decoded = [corpus.tokenizer.decode(stream.ids.tolist()) for stream in (corpus.train, corpus.validation)]
+    found = [song for part in decoded for song in part.split("<|endoftext|>" if special_tokens else " ") if song]
+    assert sorted(found) == sorted(songs)
