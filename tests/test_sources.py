@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import random
 import string
 import zipfile
@@ -14,7 +15,9 @@ import pytest
 from conftest import isolated_cache, read_songs_of, write_songs
 
 from training_lyricgpt import LyricGPTError
+from training_lyricgpt.arguments import parse_arguments
 from training_lyricgpt.corpus_report import describe_corpus
+from training_lyricgpt.tokens import load_corpus
 
 SONGS = [
     {"artist": "Ada", "song": "One", "text": 'She said "go", and I went,\r\nover the hill  \r\n\r\n'},
@@ -232,9 +235,6 @@ def test_names_with_blanks_brackets_and_other_scripts_are_paths(tmp_path):
 
 
 def test_the_report_says_what_was_read_skipped_changed_and_rare(tmp_path, make_songs):
-    from training_lyricgpt.arguments import parse_arguments
-    from training_lyricgpt.tokens import load_corpus
-
     songs = [*make_songs(40), make_songs(40)[3], "", "Q\u0301 once\x07  \r\n"]
     path = write_songs(tmp_path / "songs.csv", songs)
     args = parse_arguments([f"--dataset={path}", "--output_dir=unused", "--alphabet=corpus", "--min_char_count=2"])
@@ -255,3 +255,117 @@ def test_the_report_says_what_was_read_skipped_changed_and_rare(tmp_path, make_s
         "rarer than min_char_count, read as <|unk|>: 'Q'",
     ):
         assert part in text, text
+
+
+# --- what others' files look like -------------------------------------------------------------------------------------
+
+
+def test_a_line_end_that_two_blocks_divide_stays_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("training_lyricgpt.tables.BLOCK_BYTES", 1 << 10)
+    header = b'text\n"one"\n"'
+    for shift in range(-3, 3):
+        verse = b"y" * ((1 << 10) - 1 - len(header) + shift)
+        path = write(tmp_path, "a.csv", header + verse + b'\r\nnext\r\r\n"\n"end"\n')
+        assert [song["text"] for song in read_songs_of(path)[0]] == ["one", f"{verse.decode()}\r\nnext\r\r\n", "end"]
+
+
+def test_each_line_of_json_may_call_its_lyrics_as_it_likes(tmp_path):
+    path = write(
+        tmp_path,
+        "a.jsonl",
+        '{"version": "1.0"}\n{"lyrics": "la", "title": 7}\n{"text": "lu", "artist": ["Ada", "Bo"]}\n',
+    )
+    assert read_songs_of(path)[0] == [
+        {"artist": "", "song": "7", "text": "la"},
+        {"artist": "Ada, Bo", "song": "", "text": "lu"},
+    ]
+
+
+def test_the_first_line_of_excel_and_quotes_escaped_by_backslashes(tmp_path):
+    path = write(tmp_path, "a.csv", 'sep=;\nartist;text\nAda;"she said \\"go\\"; and left"\nBo;"la"\n')
+    songs, report = read_songs_of(path)
+    assert [song["text"] for song in songs] == ['she said "go"; and left', "la"]
+    assert report["remarks"] == ["a.csv is separated by ';'", "a.csv has quotes that are escaped by backslashes"]
+
+
+def test_what_may_have_gone_wrong_is_remarked(tmp_path):
+    _, report = read_songs_of(write(tmp_path, "a.csv", "la la\nlu lu\nli li\n"))
+    assert report["remarks"] == ["a.csv was read as one column of lyrics, called 'la la' by its first row"]
+    _, report = read_songs_of(write(tmp_path, "b.csv", 'text\nla\n"never closed\nlu\nli\n'))
+    assert report["remarks"][-1].startswith(
+        "b.csv has an odd number of quotes: if one opens and never closes, songs after it"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-16"])
+def test_wide_encodings_are_told_by_their_marks(tmp_path, encoding):
+    assert read_songs_of(write(tmp_path, "a.txt", "hello ☃".encode(encoding)))[0][0]["text"] == "hello ☃"
+
+
+def test_names_in_parquet_need_not_be_texts(tmp_path):
+    for name in ([1999, 2000], [["a", "b"], []], [{"first": "a"}, {"first": "b"}], [None, None]):
+        content = pa.table({"text": pa.array([b"la", b"lu"], pa.binary()), "title": name})
+        pyarrow.parquet.write_table(content, tmp_path / "a.parquet")
+        songs, _ = read_songs_of(tmp_path / "a.parquet")
+        assert [song["text"] for song in songs] == ["la", "lu"]
+    pyarrow.parquet.write_table(pa.table({"text": [1, 2]}), tmp_path / "b.parquet")
+    with pytest.raises(LyricGPTError, match="column 'text' holds int64, not texts"):
+        read_songs_of(tmp_path / "b.parquet")
+    pyarrow.parquet.write_table(pa.table({"text": pa.array([b"ba\xe9d"], pa.binary())}), tmp_path / "c.parquet")
+    with pytest.raises(LyricGPTError, match=r"column 'text' is not UTF-8: byte 0xe9 in b'ba\\xe9d'"):
+        read_songs_of(tmp_path / "c.parquet")
+
+
+def test_a_file_name_that_is_not_utf_8_is_read(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.csv"
+    with open(path, "wb") as file:  # noqa: PTH123
+        file.write(table(SONGS))
+    report = load_corpus(
+        parse_arguments([f"--dataset={os.fsdecode(path)}", "--output_dir=unused", "--block_size=1"])
+    ).report
+    assert report["songs"] == 4 and report["files"][0]["name"] == "caf?.csv"
+
+
+REFUSED = {
+    "nothing after the header": ("a.csv", "text", {}, "has a header and no rows"),
+    "blank lines": ("a.jsonl", "\n\n", {}, "has no rows"),
+    "zeros after a crash": ("a.jsonl", '{"text": "la"}\n' + "\0" * 600, {}, "line 2, is not JSON"),
+    "a column that is not there": (
+        "a.csv",
+        "artist,text\na,b\n",
+        {"artist_column": "band"},
+        "no column 'band', which --artist_column",
+    ),
+    "a header in another encoding": ("a.csv", b"li\xe9nk,text\na,b\n", {}, "byte 0xe9 at position 2"),
+    "no end of a header": ("a.csv", '"' + "x" * 200_000, {}, "its first row cannot be read"),
+    "archives in archives": ("a.zip", as_zip(b"x", "b.csv.gz"), {}, "holds 'b.csv.gz', which is compressed itself"),
+    "an archive of nothing known": (
+        "a.zip",
+        as_zip(b"x", "notes.md"),
+        {},
+        r"holds nothing that ends in .*\['notes.md'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line_that_a_terminal_can_show(tmp_path, case):
+    name, content, options, message = REFUSED[case]
+    with pytest.raises(LyricGPTError, match=message) as refusal:
+        read_songs_of(write(tmp_path, name, content), **options)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("name", [".", "./.", "", "~nobody-of-this-name/songs.csv", "a" * 300])
+def test_odd_paths_are_refused(name):
+    with pytest.raises(LyricGPTError):
+        read_songs_of(name)
+
+
+def test_what_killed_processes_left_is_removed_by_the_next_that_prepares(tmp_path, monkeypatch):
+    monkeypatch.setenv("LYRICGPT_CACHE", str(tmp_path / "cache"))
+    left = tmp_path / "cache" / "tokens" / f".preparing-{'0' * 32}-abc"
+    left.mkdir(parents=True)
+    path = write_songs(tmp_path / "a.csv", [f"{number} " * 200 for number in range(20)])
+    load_corpus(parse_arguments([f"--dataset={path}", "--output_dir=unused", "--block_size=8"]))
+    assert not left.exists()

@@ -29,7 +29,8 @@ from tokenization_lyricgpt.tokenization_lyricgpt import is_continuation, multiby
 from . import LyricGPTError
 from .arguments import Arguments
 from .cleaning import Batch, clean_batch, find_missing, sum_by_song
-from .readers import SCHEMA, read_source
+from .columns import SCHEMA, check_stated
+from .readers import read_source
 from .sources import Told, find_sources
 
 CLEANING_THREADS = 2
@@ -196,12 +197,13 @@ def read_songs(args: Arguments, pattern: str, folder: Path, shuffle: bool = True
             cleaned = {kind: cleaned.get(kind, 0) + count for kind, count in part.cleaned.items()}
             parts.append((part.kept, part.characters, part.hashes))
             progress.update(len(part.kept))
+    check_stated(pattern, told)
     kept, characters, hashes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     rows = len(kept)
     permutation = np.arange(rows)
     if shuffle and not is_text:
         permutation = np.random.RandomState(args.split_seed).permutation(rows)
-    chosen = permutation[: args.max_songs]
+    chosen = permutation[: args.max_songs if shuffle else None]
     order = (np.cumsum(kept) - 1)[chosen[kept[chosen]]]
     if len(order) == 0:
         raise LyricGPTError(f"{pattern}: all {len(chosen)} rows are empty{missing_column(told)}")

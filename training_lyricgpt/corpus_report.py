@@ -13,7 +13,7 @@ from .wording import plural
 RARE_COUNT, RARE_SHOWN, FREQUENT_SHOWN = 5, 12, 12
 CLEANING = {
     "line_endings": "carriage return",
-    "trailing_blanks": "blank at the end of lines",
+    "trailing_blanks": "trailing blank",
     "blank_lines": "blank line",
     "control_characters": "control character",
 }

@@ -24,7 +24,9 @@ def find_encoding(source: Source, encoding: str) -> str:
     except LookupError:
         raise LyricGPTError(f"unknown encoding {encoding!r}; try utf-8, latin-1 or cp1252") from None
     with source.open() as file:
-        begin = file.read(3)
+        begin = file.read(4)
+    if begin in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):  # (the one begins as UTF-16's does)
+        return "utf-32"
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if begin.startswith(codecs.BOM_UTF8):

@@ -99,6 +99,7 @@ def known_checksum(path: Path) -> str:
     index_path = cache_folder() / "checksums.json"
     stat = path.stat()
     entry = {"size": stat.st_size, "modified": stat.st_mtime_ns}
+    name = os.fsencode(path.resolve()).decode("utf-8", "backslashreplace")  # (a name need not be UTF-8)
 
     def read_index() -> dict[str, dict[str, Any]]:
         try:
@@ -110,10 +111,10 @@ def known_checksum(path: Path) -> str:
     with saving(index_path.parent):
         index_path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{index_path}.lock"):
-            known = read_index().get(str(path.resolve()), {})
-        if {key: known.get(key) for key in entry} == entry:
+            known = read_index().get(name, {})
+        if isinstance(known, dict) and {key: known.get(key) for key in entry} == entry and "sha256" in known:
             return known["sha256"]
         checksum = hash_file(path)
         with FileLock(f"{index_path}.lock"):
-            write_json(index_path, read_index() | {str(path.resolve()): {**entry, "sha256": checksum}})
+            write_json(index_path, read_index() | {name: {**entry, "sha256": checksum}})
     return checksum

@@ -1,7 +1,8 @@
 """Songs become token streams: read, cleaned, searched for twins, split, tokenized, written in the order of the split.
 
 Notable:
-- Every step is a pass over mapped files; memory does not grow with the corpus, but for some bytes a song.
+- Every step is a pass over mapped files; memory does not grow with the corpus, but for some bytes a song. (A text file is one
+  document, and is held whole: about nine bytes a character.)
 - What is written depends on nothing but content and settings; started again after a kill, it gives the same bytes.
 """
 

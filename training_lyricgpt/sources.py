@@ -8,7 +8,9 @@ Notable:
 import glob
 import gzip
 import io
+import itertools
 import lzma
+import os
 import re
 import zipfile
 import zlib
@@ -76,12 +78,14 @@ class Told:
 
     Attributes:
         columns: Column of the text, of the artist and of the title; None is found by name.
+        found: Those of them that are told and are there.
         replaced: Halves of surrogate pairs that became U+FFFD.
         remarks: What a reader of the report should know.
     """
 
     encoding: str
     columns: dict[str, str | None]
+    found: set[str] = field(default_factory=set)
     replaced: int = 0
     remarks: list[str] = field(default_factory=list)
 
@@ -104,7 +108,7 @@ def find_files(pattern: str) -> list[Path]:
     Raises:
         LyricGPTError: nothing there, a directory, an empty file, or an ending that is not known.
     """
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))  # noqa: PTH111  (pathlib's has no answer for an unknown user)
     if not pattern.strip():
         raise LyricGPTError("the name of the corpus is empty; give one with --dataset path/to/lyrics.csv")
     if path.is_dir():
@@ -133,19 +137,27 @@ def find_files(pattern: str) -> list[Path]:
 def is_hub_id(pattern: str) -> bool:
     """Whether a corpus is named by its id on the Hub: not a file that is there, nor named like one."""
     match = HUB_ID.fullmatch(pattern)
-    path = Path(pattern).expanduser()
-    named_like_file = kind_suffix(path) in KINDS or path.suffix.lower() in COMPRESSIONS or path.parts[0] in ("..", ".")
-    return bool(match) and not path.exists() and not named_like_file
+    path = Path(os.path.expanduser(pattern))  # noqa: PTH111
+    named_like_file = (
+        kind_suffix(path) in KINDS or path.suffix.lower() in COMPRESSIONS or path.parts[:1] in ((), ("..",))
+    )
+    return bool(match) and not named_like_file and not path.exists()
 
 
 def find_sources(pattern: str) -> list[Source]:
     """What `dataset` names, in order: files, members of archives, or a dataset of the Hub.
 
     Raises:
-        LyricGPTError: as `find_files`; an archive with nothing known in it; tables and texts at once.
+        LyricGPTError: as `find_files`; an archive with nothing known in it; tables and texts at once; what may not be read.
     """
-    if is_hub_id(pattern):
-        return [Source(pattern, "hub")]
+    try:
+        return [Source(pattern, "hub")] if is_hub_id(pattern) else list_sources(pattern)
+    except OSError as error:
+        raise unreadable(shown(pattern), error) from None
+
+
+def list_sources(pattern: str) -> list[Source]:
+    """The files, or members of archives, of a path or a glob."""
     sources = []
     for path in find_files(pattern):
         check_magic(path)
@@ -155,12 +167,18 @@ def find_sources(pattern: str) -> list[Source]:
             continue
         try:
             with zipfile.ZipFile(path) as archive:
-                members = sorted(info.filename for info in archive.infolist() if info.file_size and not info.is_dir())
+                members = [info for info in archive.infolist() if not info.is_dir()]
         except READING_ERRORS as error:
             raise unreadable(str(path), error) from None
-        known = [name for name in members if Path(name).suffix.lower() in KINDS and not name.startswith("__MACOSX/")]
+        members = [info for info in members if not info.filename.startswith("__MACOSX/")]
+        names = sorted(info.filename for info in members)
+        if packed := [name for name in names if Path(name).suffix.lower() in COMPRESSIONS]:
+            raise LyricGPTError(f"{path} holds {packed[0]!r}, which is compressed itself; unpack the archive first")
+        if twice := [name for name, after in itertools.pairwise(names) if name == after]:
+            raise LyricGPTError(f"{path} holds two members called {twice[0]!r}; unpack the archive first")
+        known = [name for name in names if Path(name).suffix.lower() in KINDS]
         if not known:
-            raise LyricGPTError(f"{path} holds nothing that ends in {', '.join(KINDS)}; it holds {members[:5]}")
+            raise LyricGPTError(f"{path} holds nothing that ends in {', '.join(KINDS)}; it holds {names[:5]}")
         for name in known:
             suffix = Path(name).suffix.lower()
             sources.append(Source(f"{path}: {name}", KINDS[suffix], suffix, path, name))
@@ -182,7 +200,14 @@ def check_magic(path: Path) -> None:
 
 
 def unreadable(name: str, error: BaseException) -> LyricGPTError:
-    return LyricGPTError(f"{name} cannot be read: {error or type(error).__name__}. Is it whole?")
+    question = "" if isinstance(error, PermissionError) else " Is it whole?"
+    return LyricGPTError(f"{name} cannot be read: {shown(str(error) or type(error).__name__)}.{question}")
+
+
+def shown(text: str, most: int = 400) -> str:
+    """A text of a file or of a library in one line that a terminal can show."""
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
+    return "".join(character if character.isprintable() else "?" for character in line)[:most]
 
 
 def load_hub(name: str) -> datasets.Dataset:

@@ -104,6 +104,10 @@ def split_corpus(
         return {"train": Part(songs, order)}, cut, figures
 
     if len(order) < 2:
+        if figures["left_out"]:
+            raise LyricGPTError(
+                "all songs are near-duplicates of each other: nothing to hold out. Set near_duplicates: keep"
+            )
         raise LyricGPTError("only one song: nothing to hold out. Set split: characters, or name a validation_file")
     count = min(len(order) - 1, max(1, round(len(order) * args.validation_fraction)))
     in_validation = last_rows(len(songs.dataset), order, count)

@@ -10,6 +10,7 @@ Notable:
   the one before it).
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tokenization_lyricgpt import LyricGPTTokenizer
 
@@ -36,6 +37,7 @@ from .sources import find_sources, is_hub_id, kind_suffix, load_hub
 from .splitting import SPLITS
 from .streams import SONG_SCHEMA
 
+PREPARING = ".preparing-"
 FORMAT = 2  # of the cache; a change of cleaning, splitting or layout raises it
 # Keys of the counter-based generator: what is drawn never shares a stream with anything else that is drawn.
 TRAIN_STREAM, EVALUATION_STREAM = 1, 2
@@ -137,7 +139,7 @@ def describe_files(pattern: str) -> list[dict[str, Any]]:
     paths = sorted({source.path for source in find_sources(pattern)})
     return [
         {
-            "name": path.name,
+            "name": path.name.encode("utf-8", "replace").decode(),
             "bytes": path.stat().st_size,
             "kind": kind_suffix(path),
             "sha256": known_checksum(path),
@@ -185,17 +187,7 @@ def load_corpus(args: Arguments, base_alphabet: str = "") -> TokenizedCorpus:
     if not is_prepared(folder):
         with saving(folder.parent), FileLock(f"{folder}.lock"):
             if not is_prepared(folder):
-                unfinished = f".preparing-{folder.name}-"
-                for left in folder.parent.glob(f"{unfinished}*"):  # by a killed process, whose workers may still live
-                    shutil.rmtree(left, ignore_errors=True)
-                workspace = Path(tempfile.mkdtemp(prefix=unfinished, dir=folder.parent))
-                try:
-                    with workers_end_with_us():
-                        prepare(args, settings | {"checksum": checksum}, workspace / "prepared")
-                    shutil.rmtree(folder, ignore_errors=True)
-                    os.replace(workspace / "prepared", folder)
-                finally:
-                    shutil.rmtree(workspace, ignore_errors=True)
+                prepare_into(folder, args, settings | {"checksum": checksum})
     report = read_json(folder / "corpus.json")
     report["files"] = settings["files"]
     tokenizer = LyricGPTTokenizer.from_pretrained(folder)
@@ -212,6 +204,41 @@ def load_corpus(args: Arguments, base_alphabet: str = "") -> TokenizedCorpus:
             np.memmap(folder / f"{split}.bin", dtype=tokenizer.id_dtype, mode="r"), read_songs_of(folder, split)
         )
     return TokenizedCorpus(tokenizer, **streams, report=report, folder=folder)
+
+
+def prepare_into(folder: Path, args: Arguments, settings: dict[str, Any]) -> None:
+    """Prepares a corpus beside its place in the cache and renames it into it.
+
+    Raises:
+        LyricGPTError: whatever is wrong with the corpus; a worker was killed.
+    """
+    remove_unfinished(folder)
+    workspace = Path(tempfile.mkdtemp(prefix=f"{PREPARING}{folder.name}-", dir=folder.parent))
+    try:
+        with workers_end_with_us():
+            prepare(args, settings, workspace / "prepared")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(workspace / "prepared", folder)
+    except (RuntimeError, TimeoutError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "abruptly died" not in str(error):  # the words of datasets
+            raise
+        raise LyricGPTError(
+            "a process that prepared the corpus was killed, often for want of memory. Run the same command again, on a machine "
+            "with more memory or fewer other programs"
+        ) from error
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes left in the cache; `folder` is the one that this process has locked."""
+    for left in folder.parent.glob(f"{PREPARING}*"):
+        key = left.name.removeprefix(PREPARING).rpartition("-")[0]
+        if key == folder.name:
+            shutil.rmtree(left, ignore_errors=True)
+            continue
+        with contextlib.suppress(Timeout), FileLock(folder.with_name(f"{key}.lock"), timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def read_songs_of(folder: Path, split: str) -> pa.Table:
