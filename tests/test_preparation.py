@@ -15,19 +15,14 @@ from training_lyricgpt import LyricGPTError, preparation, splitting, tokens
 from training_lyricgpt.arguments import parse_arguments
 from training_lyricgpt.tokens import load_corpus
 
-fork = multiprocessing.get_context("fork")  # the children need no imports
+# Children are forked from a process that has imported everything and computed nothing: OpenMP does not survive a fork.
+children = multiprocessing.get_context("forkserver")
+children.set_forkserver_preload(["training_lyricgpt.tokens"])
 
 
 @pytest.fixture
 def corpus(tmp_path, make_songs):
     return write_songs(tmp_path / "songs.csv", make_songs(3000, lines=20))
-
-
-@pytest.fixture
-def two_workers(monkeypatch):
-    """The stages that large corpora go through, on a small one."""
-    for module in (preparation, splitting):
-        monkeypatch.setattr(module, "worker_count", lambda *_, **__: 2)
 
 
 def prepare(path, **values):
@@ -40,20 +35,33 @@ def contents(cache):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def in_child(cache, function, *arguments):
-    """Starts a function in a child with a cache of its own."""
+def prepare_in_child(cache, path, values, workers, limit):
+    """What a child does: prepares with a cache of its own, in so many workers, perhaps with no room for larger files."""
+    os.setpgid(0, 0)
+    os.environ["LYRICGPT_CACHE"] = str(cache)
+    for module in (preparation, splitting):
+        module.worker_count = lambda *_, **__: workers
+    if limit:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    original = tokens.prepare
 
-    def work():
-        os.environ["LYRICGPT_CACHE"] = str(cache)
-        os.setpgid(0, 0)
-        try:
-            function(*arguments)
-        except LyricGPTError as error:
-            (cache.parent / "error.txt").write_text(str(error))
-            os._exit(1)
-        os._exit(0)
+    def noted(*arguments):
+        with (cache.parent / "prepared.txt").open("a") as file:
+            file.write("prepared\n")
+        original(*arguments)
 
-    child = fork.Process(target=work)
+    tokens.prepare = noted
+    try:
+        prepare(path, **values)
+    except LyricGPTError as error:
+        (cache.parent / "error.txt").write_text(str(error))
+        os._exit(1)
+    os._exit(0)
+
+
+def start(cache, path, workers=1, limit=None, **values):
+    child = children.Process(target=prepare_in_child, args=(cache, path, values, workers, limit))
     child.start()
     return child
 
@@ -70,14 +78,15 @@ def assert_group_ends(group):
 
 
 @pytest.mark.parametrize("conditioning", ["none", "artist_title"])
-def test_killed_anywhere_and_started_again_it_gives_the_same_bytes(tmp_path, corpus, two_workers, conditioning):
-    whole = in_child(tmp_path / "whole", lambda: prepare(corpus, conditioning=conditioning))
+def test_killed_anywhere_and_started_again_it_gives_the_same_bytes(tmp_path, corpus, conditioning):
+    settings = {"workers": 2, "conditioning": conditioning}
+    start(tmp_path / "warm-up", corpus, **settings).join()
     started = time.monotonic()
-    whole.join()
+    start(tmp_path / "whole", corpus, **settings).join()
     seconds = time.monotonic() - started
     draw, kills, cache = random.Random(conditioning), 0, tmp_path / "killed"
     for attempt in range(12):
-        child = in_child(cache, lambda: prepare(corpus, conditioning=conditioning))
+        child = start(cache, corpus, **settings)
         child.join(draw.uniform(0.05, 0.95) * seconds if attempt < 11 else None)
         if child.exitcode is None:
             os.kill(child.pid, signal.SIGKILL)
@@ -89,34 +98,18 @@ def test_killed_anywhere_and_started_again_it_gives_the_same_bytes(tmp_path, cor
     assert contents(cache) == contents(tmp_path / "whole")
 
 
-def test_processes_that_come_at_once_do_the_work_once(tmp_path, corpus, monkeypatch):
-    done, original = tmp_path / "done.txt", preparation.prepare
-
-    def noted(*arguments):
-        with done.open("a") as file:
-            file.write("prepared\n")
-        original(*arguments)
-
-    monkeypatch.setattr(tokens, "prepare", noted)
-    children = [in_child(tmp_path / "cache", prepare, corpus) for _ in range(3)]
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0, 0, 0]
-    assert done.read_text() == "prepared\n"
+def test_processes_that_come_at_once_do_the_work_once(tmp_path, corpus):
+    processes = [start(tmp_path / "cache", corpus) for _ in range(3)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (tmp_path / "prepared.txt").read_text() == "prepared\n"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("limit", [100_000, 700_000])
-def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, monkeypatch, workers, limit):
-    for module in (preparation, splitting):
-        monkeypatch.setattr(module, "worker_count", lambda *_, **__: workers)
-
-    def limited():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        prepare(corpus)
-
-    child = in_child(tmp_path / "cache", limited)
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, workers, limit):
+    child = start(tmp_path / "cache", corpus, workers=workers, limit=limit)
     child.join()
     assert child.exitcode == 1
     message = (tmp_path / "error.txt").read_text()
@@ -125,14 +118,11 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, monkeypatch, 
     assert left == []
 
 
-def test_several_workers_write_what_one_writes(tmp_path, corpus, monkeypatch, two_workers):
-    monkeypatch.setenv("LYRICGPT_CACHE", str(tmp_path / "two"))
-    prepare(corpus)
-    monkeypatch.setattr(preparation, "worker_count", lambda *_, **__: 1)
-    monkeypatch.setattr(splitting, "worker_count", lambda *_, **__: 1)
-    monkeypatch.setenv("LYRICGPT_CACHE", str(tmp_path / "one"))
-    prepare(corpus)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+def test_several_workers_write_what_one_writes(tmp_path, corpus):
+    for workers in (1, 2):
+        start(tmp_path / str(workers), corpus, workers=workers).join()
+    assert len(contents(tmp_path / "1")) > 5
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 @pytest.mark.parametrize("characters, dtype", [(200, np.uint8), (1000, np.uint16), (70_000, np.uint32)])
