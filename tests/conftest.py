@@ -37,32 +37,65 @@ def own_caches(tmp_path_factory):
     os.environ["LYRICGPT_CACHE"] = str(folder / "lyricgpt")
     os.environ["HF_HOME"] = str(folder / "huggingface")
     yield
-    if _server:
-        _server.pop().kill()
+    for server in _servers.values():
+        server.kill()
 
 
-_server = []
+# Processes of `command_server.py`, by the environment that differs from this one's.
+_servers = {}
 
 
-def python(script, *arguments, **environment):
-    """Runs `python SCRIPT ARGUMENTS` in the project's folder, its imports done beforehand."""
-    if not _server:
+def python(script, *arguments, client=None, **environment):
+    """Runs `python SCRIPT ARGUMENTS` in the project's folder, its imports done beforehand.
+
+    Args:
+        client: Environment variables that imports read, as those of the Hub's client do.
+    """
+    key = tuple(sorted((client or {}).items()))
+    if key not in _servers:
         command = [sys.executable, PROJECT / "tests" / "command_server.py"]
-        _server.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        assert _server[0].stdout.readline() == "ready\n"
+        _servers[key] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | dict(key)
+        )
+        assert _servers[key].stdout.readline() == "ready\n"
+    server = _servers[key]
     command = [str(part) for part in (script, *arguments)]
     with tempfile.TemporaryDirectory() as folder:
         request = {
             "command": command,
-            "environment": dict(os.environ) | environment,
+            "environment": dict(os.environ) | dict(key) | environment,
             "stdout": f"{folder}/stdout",
             "stderr": f"{folder}/stderr",
         }
-        _server[0].stdin.write(json.dumps(request) + "\n")
-        _server[0].stdin.flush()
-        status = int(_server[0].stdout.readline())
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
         output, errors = (Path(request[name]).read_text() for name in ("stdout", "stderr"))
     return subprocess.CompletedProcess(command, status, output, errors)
+
+
+@pytest.fixture(scope="session")
+def hub_server(tmp_path_factory):
+    """A Hub, and the environment that makes a process its client; nobody is logged in there."""
+    from hub_server import HubServer
+
+    server = HubServer()
+    server.hub.client = {
+        "HF_ENDPOINT": server.hub.endpoint,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HOME": str(tmp_path_factory.mktemp("hub-client")),
+    }
+    yield server.hub
+    server.stop()
+
+
+@pytest.fixture
+def hub(hub_server):
+    """An empty Hub on the loopback: see `hub_server.Hub`."""
+    hub_server.reset()
+    return hub_server
 
 
 def options(**values):
