@@ -2,39 +2,51 @@
 
 Notable:
 - What is sent is a list of names, not a folder: checkpoints, corpora and token streams are never on it, and paths of
-  this machine are taken out of `run.yaml`.
+  this machine are taken out of `run.yaml`. Then it is searched for tokens and paths all the same.
 - The repository is private unless `--public`: the licence of lyrics is their owner's, and only the user knows it.
-- The proof is a fresh process that cannot import this project: it loads model and tokenizer with `trust_remote_code`
-  and gives logits, which are compared with this process's.
+- One commit, or none if the branch holds the same already: whatever interrupted a push, the same command goes on.
+- The proof is a fresh process that cannot import this project and has an empty cache: it loads that commit with
+  `trust_remote_code` and gives logits, which are compared with this process's. The address is printed after it.
+- `--twin` also puts the same weights as a stock architecture on the branch `native`, proven without any trust.
 - `--dry_run` does all of that but the upload, and leaves the folder that would be sent.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import httpx2
 import torch
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub import get_token
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+import modeling_lyricgpt
+import tokenization_lyricgpt
+from modeling_lyricgpt import LyricGPTForCausalLM
+from tokenization_lyricgpt import LyricGPTTokenizer
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, load_arguments
-from training_lyricgpt.export import export_model, generation_config
+from training_lyricgpt.export import export_model, generation_config, text_to_compare
 from training_lyricgpt.files import read_json
+from training_lyricgpt.publishing import add_tag, full_name, open_repository, plan_commit, send
 from training_lyricgpt.quality import QUALITY, read_quality
 from training_lyricgpt.reports import METRICS, best_evaluation, model_card, read_metrics
 from training_lyricgpt.sample import load_run
+from training_lyricgpt.twins import comparison_windows, write_twin
 
 RECORDS = ("curves.png", METRICS, "samples.txt", "corpus.json")
 # Largest difference of a logit between this process and the proof, as a share of the largest logit.
 TOLERANCE = 1e-5
+
+TWIN_BRANCH = "native"
+# Where a cache may lie besides HF_HOME.
+CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_MODULES_CACHE", "HF_XET_CACHE")
 
 PROOF = """
 import json, sys
@@ -43,14 +55,15 @@ for name in ("modeling_lyricgpt", "tokenization_lyricgpt", "training_lyricgpt", 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-source, revision, text = sys.argv[1:]
-options = {"trust_remote_code": True, **({"revision": revision} if revision else {})}
+source, revision, trust, text = sys.argv[1:]
+options = {"trust_remote_code": trust == "trust", **({"revision": revision} if revision else {})}
 tokenizer = AutoTokenizer.from_pretrained(source, **options)
 model = AutoModelForCausalLM.from_pretrained(source, **options).eval()
 ids = tokenizer(text, return_tensors="pt", split_special_tokens=True).input_ids
 with torch.no_grad():
     logits = model(ids).logits[0, -1].tolist()
-song = pipeline("text-generation", model=model, tokenizer=tokenizer)(text, max_new_tokens=20)[0]["generated_text"]
+write = pipeline("text-generation", model=source, **options)
+song = write("", max_new_tokens=min(60, model.config.max_position_embeddings // 2))[0]["generated_text"]
 print(json.dumps({"ids": ids[0].tolist(), "logits": logits, "song": song}))
 """
 
@@ -61,27 +74,23 @@ def shareable_arguments(args: Arguments) -> Arguments:
     for name in ("dataset", "validation_file", "output_dir"):
         if values[name] is not None:
             values[name] = Path(values[name]).name
+    if values["init_from"] and (Path(values["init_from"]).exists() or values["init_from"].startswith((".", "/", "~"))):
+        values["init_from"] = Path(values["init_from"]).name
     return Arguments(**values)
 
 
-def stage(run: Path, repository: str, folder: Path) -> None:
-    """Writes into `folder` what is sent of a run.
+def stage(run: Path, repository: str, folder: Path) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
+    """Writes into `folder` what is sent of a run; returns its model and tokenizer.
 
     Raises:
-        LyricGPTError: the run is not finished enough, or its weights are not finite.
+        LyricGPTError: the run is not finished enough, or what would be sent is not what it should be.
     """
     missing = [name for name in ("config.json", "run.yaml", *RECORDS) if not (run / name).exists()]
     if missing:
         raise LyricGPTError(f"{run} is not a run that can be published: it has no {', '.join(missing)}")
     model, tokenizer = load_run(str(run))
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise LyricGPTError(f"{run}: the weights of {name} are not finite; this model cannot be published")
     corpus = read_json(run / "corpus.json")
-    if tokenizer.alphabet != corpus["alphabet_characters"]:
-        raise LyricGPTError(
-            f"{run}: the tokenizer's alphabet is not the one of corpus.json; they do not belong together"
-        )
+    check_model(run, model, tokenizer, corpus["alphabet_characters"])
     model.generation_config = generation_config(tokenizer)
     export_model(model, tokenizer, folder)
     rows = read_metrics(run)
@@ -92,10 +101,84 @@ def stage(run: Path, repository: str, folder: Path) -> None:
     args.save(folder / "run.yaml")
     card = model_card(args, corpus, rows, model.num_parameters(), repository, quality)
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+    check_code(folder)
+    check_private(folder, run)
+    return model, tokenizer
 
 
-def prove(source: str, revision: str | None, run: Path) -> str:
+def check_model(run: Path, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, alphabet: str) -> None:
+    """Makes sure that weights are finite, and that tokenizer, configuration and corpus belong together.
+
+    Raises:
+        LyricGPTError: what is wrong.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise LyricGPTError(f"{run}: the weights of {name} are not finite; this model cannot be published")
+    if tokenizer.alphabet != alphabet:
+        raise LyricGPTError(
+            f"{run}: the tokenizer's alphabet is not the one of corpus.json; they do not belong together"
+        )
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ours, theirs = getattr(model.config, name), getattr(tokenizer, name)
+        if ours != theirs:
+            raise LyricGPTError(f"{run}: {name} is {ours} in config.json and {theirs} in the tokenizer")
+
+
+def check_code(folder: Path) -> None:
+    """Makes sure that the code that others will trust is this project's, byte for byte, and is found beside the weights.
+
+    Raises:
+        LyricGPTError: the first file that is not.
+    """
+    packages = [Path(package.__file__).parent for package in (modeling_lyricgpt, tokenization_lyricgpt)]
+    ours = {path.name: path.read_bytes() for package in packages for path in package.glob("*_lyricgpt.py")}
+    sent = {path.name: path.read_bytes() for path in folder.glob("*.py")}
+    for name in sorted(ours.keys() | sent.keys()):
+        if ours.get(name) != sent.get(name):
+            raise LyricGPTError(f"{name} would not be sent as it is in this project; nothing was sent")
+    for name in ("config.json", "tokenizer_config.json"):
+        if "--" in json.dumps(read_json(folder / name)["auto_map"]):
+            raise LyricGPTError(f"{name} would take its code from another repository; nothing was sent")
+
+
+def check_private(folder: Path, run: Path) -> None:
+    """Makes sure that nothing of this machine or account is in what would be sent.
+
+    Raises:
+        LyricGPTError: a token or an absolute path, and the file that it is in.
+    """
+    places = [path for path in (run.resolve(), Path(__file__).resolve().parent, Path.home()) if path != Path("/")]
+    for path in sorted(folder.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b""
+        if re.search(rb"\bhf_[A-Za-z0-9]{30,}", content) or ((token := get_token()) and token.encode() in content):
+            raise LyricGPTError(f"{path.name} would hold an access token; nothing was sent")
+        for place in places:
+            if f"{place}/".encode() in content:
+                raise LyricGPTError(f"{path.name} would hold a path of this machine, {place}; nothing was sent")
+
+
+def stage_twin(
+    run: Path, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, repository: str, folder: Path
+) -> None:
+    """Writes into `folder` the stock checkpoint of the same weights, and into its card how it is loaded.
+
+    Raises:
+        LyricGPTError: there is no exact twin of this model.
+    """
+    windows = comparison_windows(model, text_to_compare(str(run), model, tokenizer)[0])
+    write_twin(model, tokenizer, windows, folder, source=run.resolve().name)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    place = f'"{repository}", revision="{TWIN_BRANCH}"'
+    (folder / "README.md").write_text(card.replace('"this folder or repository"', place), encoding="utf-8")
+    check_private(folder, run)
+
+
+def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> str:
     """Loads a published model in a fresh process and compares it with the run; returns what it sang.
+
+    Args:
+        trust: Whether the code beside the weights may run; the twin needs none.
 
     Raises:
         LyricGPTError: it does not load, or does not compute the same.
@@ -107,12 +190,14 @@ def prove(source: str, revision: str | None, run: Path) -> str:
         logits = model(ids).logits[0, -1]
     with tempfile.TemporaryDirectory(prefix="lyricgpt-proof-") as home:
         # An empty HF_HOME leaves every cache out of the way.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("PYTHON") and name not in CACHES
+        }
         environment["HF_HOME"] = home
         if (token := get_token()) is not None:  # which `hf auth login` keeps in the real HF_HOME
             environment["HF_TOKEN"] = token
         result = subprocess.run(
-            [sys.executable, "-I", "-c", PROOF, source, revision or "", text],
+            [sys.executable, "-I", "-c", PROOF, source, revision or "", "trust" if trust else "", text],
             env=environment,
             cwd=home,
             capture_output=True,
@@ -129,33 +214,27 @@ def prove(source: str, revision: str | None, run: Path) -> str:
     return proof["song"]
 
 
-def upload(folder: Path, repository: str, private: bool, message: str) -> tuple[str, str]:
-    """Creates the repository if needed and uploads a folder in one commit; returns the address and the commit.
+def list_files(folder: Path) -> None:
+    """Prints the files of a folder with their sizes."""
+    sizes = {path.relative_to(folder): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    for name, size in sizes.items():
+        print(f"  {size:>12,} bytes  {name}")
+    print(f"  {sum(sizes.values()):>12,} bytes in all")
 
-    Raises:
-        LyricGPTError: what the Hub said, and what to do.
-    """
-    api = HfApi()
-    try:
-        address = api.create_repo(repository, private=private, exist_ok=True)
-        if private and not api.repo_info(repository).private:
-            raise LyricGPTError(f"{repository} exists and is public; say --public if that is what you want")
-        commit = api.upload_folder(folder_path=folder, repo_id=repository, commit_message=message)
-    except LocalTokenNotFoundError:
-        raise LyricGPTError("no Hugging Face token: run `hf auth login`, or set HF_TOKEN") from None
-    except OfflineModeIsEnabled:
-        raise LyricGPTError("HF_HUB_OFFLINE is set; unset it to upload, or use --dry_run") from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        advice = {
-            401: "the token is missing or wrong: run `hf auth login`, or set HF_TOKEN",
-            403: f"the token may not write to {repository}: use one with write access, or a name of your own",
-            404: f"there is no such user or organisation: {repository.split('/')[0]}",
-        }.get(status, "try again")
-        raise LyricGPTError(f"the Hub refused ({status}): {advice}. It said: {error}") from None
-    except (OSError, httpx2.HTTPError) as error:
-        raise LyricGPTError(f"the Hub could not be reached: {error}") from None
-    return str(address), commit.oid
+
+def publish(folder: Path, run: Path, repository: str, branch: str, args: argparse.Namespace, tag: str | None) -> str:
+    """Sends a staged folder to a branch, in one commit or none, and proves it; returns what it sang."""
+    plan = plan_commit(folder, repository, branch, tag)
+    commit = send(plan, folder, args.message)
+    if commit == plan.head:
+        print(f"{repository} holds this already, as {commit} on {branch}; loading it back", flush=True)
+    else:
+        sent = sum((folder / name).stat().st_size for name in plan.changed)
+        print(f"{len(plan.changed)} files, {sent:,} bytes, sent as {commit} on {branch}; loading it back", flush=True)
+    song = prove(repository, commit, run, trust=branch != TWIN_BRANCH)
+    if tag is not None:
+        add_tag(repository, tag, commit)
+    return song
 
 
 def main() -> None:
@@ -164,7 +243,10 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder, for example runs/sample")
     parser.add_argument("repository", help="name on the Hub, for example you/lyricgpt-sample")
     parser.add_argument("--public", action="store_true", help="make the repository public (default: private)")
+    parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to (default: main)")
+    parser.add_argument("--tag", help="name for the commit, for example v1, given once it is proven to load")
     parser.add_argument("--message", default="Upload LyricGPT model", help="commit message")
+    parser.add_argument("--twin", action="store_true", help=f"also put a stock checkpoint on the branch {TWIN_BRANCH}")
     parser.add_argument(
         "--dry_run", action="store_true", help="write what would be sent, prove that it loads, and stop"
     )
@@ -173,30 +255,39 @@ def main() -> None:
         validate_repo_id(args.repository)
     except HFValidationError as error:
         raise LyricGPTError(f"{args.repository!r} is not a repository name: {error}") from None
+    if args.revision == TWIN_BRANCH:
+        raise LyricGPTError(f"the branch {TWIN_BRANCH} is for stock checkpoints: choose another, or say --twin")
     if not args.run.is_dir():
         raise LyricGPTError(f"no such run folder: {args.run}")
+    repository = args.repository if args.dry_run else full_name(args.repository)
 
-    folder = Path(tempfile.mkdtemp(prefix="lyricgpt-push-"))
+    staged = Path(tempfile.mkdtemp(prefix="lyricgpt-push-"))
     keep = False
     try:
-        stage(args.run, args.repository, folder)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        print(f"{'would send' if args.dry_run else 'sending'} to {args.repository}:")
-        for path in files:
-            print(f"  {path.stat().st_size:>12,} bytes  {path.relative_to(folder)}")
-        print(f"  {sum(path.stat().st_size for path in files):>12,} bytes in all")
+        # What is sent to which branch.
+        folders = {args.revision: staged / "model"}
+        model, tokenizer = stage(args.run, repository, folders[args.revision])
+        if args.twin:
+            folders[TWIN_BRANCH] = staged / "twin"
+            stage_twin(args.run, model, tokenizer, repository, folders[TWIN_BRANCH])
+        for branch, folder in folders.items():
+            print(f"{'would send' if args.dry_run else 'sending'} to {repository}, branch {branch}:")
+            list_files(folder)
         if args.dry_run:
-            print(f"\nit loads in a fresh process and sings: {prove(str(folder), None, args.run)!r}")
-            print(f"nothing was sent; the folder is {folder}")
+            for branch, folder in folders.items():
+                song = prove(str(folder), None, args.run, trust=branch != TWIN_BRANCH)
+                print(f"\nit loads in a fresh process and sings: {song!r}")
+                print(f"nothing was sent; the folder is {folder}")
             keep = True
             return
-        address, commit = upload(folder, args.repository, not args.public, args.message)
-        print(f"uploaded as {commit}; loading it back")
-        song = prove(args.repository, commit, args.run)
-        print(f"it loads in a fresh process and sings: {song!r}\n{address}")
+        address = open_repository(repository, not args.public)
+        for branch, folder in folders.items():
+            song = publish(folder, args.run, repository, branch, args, args.tag if branch == args.revision else None)
+            print(f"it loads in a fresh process and sings: {song!r}")
+            print(address if branch == "main" else f"{address}/tree/{branch}")
     finally:
         if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(staged, ignore_errors=True)
 
 
 if __name__ == "__main__":
@@ -204,3 +295,5 @@ if __name__ == "__main__":
         main()
     except LyricGPTError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

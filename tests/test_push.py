@@ -1,13 +1,54 @@
 """Publishing: what is sent, and the proof that it loads."""
 
 import json
+import re
 from pathlib import Path
 
-from conftest import python, run
+import pytest
+from conftest import PROJECT, TINY, isolated, options, python, run
+from safetensors.torch import load_file, save_file
+
+from push_to_hub import check_code, check_private, prove, stage
+from training_lyricgpt import LyricGPTError
+from training_lyricgpt.arguments import load_arguments
+
+SECRET = "a-password-in-the-environment"
 
 
 def push(*arguments, **environment):
     return python("push_to_hub.py", *arguments, **environment)
+
+
+def push_to(hub, *arguments, role="write"):
+    """Pushes to the tests' Hub, as somebody whose token has a role, or as nobody."""
+    login = {"HF_TOKEN": hub.token(role)} if role else {}
+    result = python("push_to_hub.py", *arguments, client=hub.client, DATABASE_PASSWORD=SECRET, **login)
+    assert "hf_" not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def error_of(result):
+    """The one line that a failed push says."""
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and result.stderr.rstrip().endswith(lines[0]), result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def staged(tiny_run, tmp_path_factory):
+    """What a push of the tiny run to you/tiny would send."""
+    folder = tmp_path_factory.mktemp("staged")
+    stage(tiny_run, "you/tiny", folder)
+    return folder
+
+
+def put(hub, staged, **changed):
+    """Makes you/tiny hold what a push of the tiny run would send, but for some files."""
+    hub.create("you/tiny")
+    files = {path.name: path.read_bytes() for path in staged.iterdir()} | changed
+    return hub.commit_as("you", "you/tiny", files)
 
 
 def test_a_dry_run_leaves_what_would_be_sent_and_proves_that_it_loads(tiny_run):
@@ -26,8 +67,6 @@ def test_a_dry_run_leaves_what_would_be_sent_and_proves_that_it_loads(tiny_run):
 
 
 def test_weights_that_are_not_finite_are_not_published(tiny_run, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     run(["cp", "-r", tiny_run, tmp_path / "run"])
     weights = load_file(tmp_path / "run" / "model.safetensors")
     weights["lm_head.weight"][0, 0] = float("nan")
@@ -58,14 +97,220 @@ def test_offline_it_says_so(tiny_run):
 
 
 def test_the_proof_notices_other_weights(tiny_run, tmp_path, monkeypatch):
-    import pytest
-
-    from push_to_hub import prove, stage
-    from training_lyricgpt import LyricGPTError
-
     (tmp_path / "sent").mkdir()
     stage(tiny_run, "you/x", tmp_path / "sent")
     config = json.loads((tmp_path / "sent" / "config.json").read_text())
     (tmp_path / "sent" / "config.json").write_text(json.dumps(config | {"norm_eps": 0.5}))
     with pytest.raises(LyricGPTError, match="computes something else"):
         prove(str(tmp_path / "sent"), None, tiny_run)
+
+
+def test_a_push_is_one_private_commit_that_loads_and_holds_nothing_of_this_machine(tiny_run, hub):
+    result = push_to(hub, tiny_run, "you/tiny", "--tag=v1", "--message=First songs")
+    assert result.returncode == 0, result.stderr
+    (commit,) = hub.commits("you/tiny")
+    assert commit.title == "First songs" and commit.oid in result.stdout
+    assert result.stdout.splitlines()[-1] == f"{hub.endpoint}/you/tiny"
+    assert "it loads in a fresh process and sings:" in result.stdout.splitlines()[-2]
+    assert hub.repository("you/tiny").private
+    assert hub.repository("you/tiny").tags["v1"] is commit
+    assert hub.tokens_at_storage == []
+    files = hub.files("you/tiny")
+    assert set(files) - {".gitattributes"} == {path.name for path in tiny_run.iterdir()} - {"checkpoints"}
+    private = [str(tiny_run.parent), str(PROJECT), str(Path.home()) + "/", hub.client["HF_HOME"], SECRET, "hf_"]
+    for name, content in files.items():
+        assert not [text for text in private if text.encode() in content], name
+        assert not re.search(r"optimizer|checkpoint|step-\d|\.bin|\.npy|\.arrow|\.csv|index", name), name
+    for size, name in re.findall(r"([\d,]+) bytes  (\S+)", result.stdout):
+        assert len(files[name]) == int(size.replace(",", ""))
+
+
+def test_a_push_of_the_same_run_makes_no_second_commit_and_proves_the_first(tiny_run, staged, hub):
+    commit = put(hub, staged)
+    result = push_to(hub, tiny_run, "tiny")  # (a name without an owner is one's own)
+    assert result.returncode == 0, result.stderr
+    assert f"you/tiny holds this already, as {commit.oid}" in result.stdout
+    assert "it loads in a fresh process" in result.stdout
+    assert hub.commits("you/tiny") == [commit]
+
+
+def test_a_push_replaces_what_an_earlier_one_wrote_and_leaves_the_rest(tiny_run, staged, hub):
+    old = {"README.md": b"old", "quality.json": b"{}", "model-00001-of-00002.safetensors": b"", "photo.jpg": b"mine"}
+    put(hub, staged, **old)
+    hub.repository("you/tiny").private = False
+    result = push_to(hub, tiny_run, "band/../x", "--public")
+    assert "is not a repository name" in result.stderr
+    result = push_to(hub, tiny_run, "you/tiny", "--public", "--revision=drafts/one", "--tag=v2")
+    assert result.returncode == 0, result.stderr
+    assert set(hub.files("you/tiny", "drafts/one")) == {path.name for path in staged.iterdir()} | {".gitattributes"}
+    assert hub.files("you/tiny")["README.md"] == b"old"
+    assert result.stdout.rstrip().endswith("/you/tiny/tree/drafts/one")
+    result = push_to(hub, tiny_run, "you/tiny", "--public", "--tag=v2")
+    assert "has a tag v2 already" in error_of(result)
+    result = push_to(hub, tiny_run, "you/tiny", "--public")
+    assert result.returncode == 0, result.stderr
+    files = hub.files("you/tiny")
+    assert files["photo.jpg"] == b"mine" and files["README.md"] != b"old"
+    assert set(files) - {"photo.jpg"} == {path.name for path in staged.iterdir()} | {".gitattributes"}
+
+
+def test_the_twin_lies_on_a_branch_of_its_own_and_loads_without_trust(tiny_run, hub):
+    result = push_to(hub, tiny_run, "band/tiny", "--twin")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("it loads in a fresh process and sings:") == 2
+    assert len(hub.commits("band/tiny")) == len(hub.commits("band/tiny", "native")) == 1
+    twin = hub.files("band/tiny", "native")
+    assert not [name for name in twin if name.endswith(".py")]
+    assert json.loads(twin["config.json"])["model_type"] == "qwen3"
+    assert b'from_pretrained("band/tiny", revision="native")' in twin["README.md"]
+    for content in twin.values():
+        assert str(tiny_run.parent).encode() not in content
+
+
+@pytest.mark.parametrize(
+    ("path", "fault", "says"),
+    [
+        ("/whoami", {"status": 401}, "the Hub does not accept the token: run `hf auth login`, or set HF_TOKEN"),
+        ("/repos/create", {"status": 403}, "the token may not write to you/tiny: use one with write access to it"),
+        ("/preupload/", {"status": 404}, "the Hub has no you/tiny that this token can see"),
+        ("/repos/create", {"status": 409}, "the name you/tiny was taken just now"),
+        ("/commit/", {"status": 409}, "you/tiny was changed by somebody else meanwhile; nothing was committed"),
+        ("/whoami", {"status": 429, "retry_after": 4000}, "the Hub limits the rate; run the same command again: what"),
+        ("/commit/", {"status": 500}, "the Hub failed; run the same command again: what has arrived is not sent twice"),
+        ("/commit/", {"cut": "request"}, "the connection to the Hub was lost"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_one_line(tiny_run, hub, path, fault, says):
+    hub.fault(path, **fault)
+    result = push_to(hub, tiny_run, "you/tiny")
+    assert says in error_of(result)
+    assert f"{hub.endpoint}/you/tiny" not in result.stdout
+    assert not hub.repositories or not hub.commits("you/tiny")
+
+
+def test_a_change_by_somebody_else_during_the_push_is_noticed(tiny_run, hub):
+    hub.create("you/tiny")
+    theirs = lambda: hub.commit_as("other", "you/tiny", {"LICENSE": b"mine"})  # noqa: E731
+    hub.fault("/commit/", before=theirs)
+    assert "was changed by somebody else meanwhile; nothing was committed" in error_of(
+        push_to(hub, tiny_run, "you/tiny")
+    )
+    assert [commit.author for commit in hub.commits("you/tiny")] == ["other"]
+
+
+def test_a_commit_whose_answer_was_lost_is_found_when_the_push_is_started_again(tiny_run, hub):
+    hub.fault("/commit/", cut="response")
+    assert "the connection to the Hub was lost" in error_of(push_to(hub, tiny_run, "you/tiny"))
+    (commit,) = hub.commits("you/tiny")
+    result = push_to(hub, tiny_run, "you/tiny")
+    assert result.returncode == 0, result.stderr
+    assert f"holds this already, as {commit.oid}" in result.stdout
+    assert hub.commits("you/tiny") == [commit]
+
+
+def test_rate_limits_and_a_file_cut_half_way_are_overcome(tiny_run, hub):
+    for path in ("/whoami", "/repos/create", "/refs$", "/commit/"):
+        hub.fault(path, status=429, retry_after=0)
+    hub.fault("^/lfs/", method="PUT", cut="request")
+    result = push_to(hub, tiny_run, "you/tiny")
+    assert result.stdout.count("the Hub limits the rate; going on in 0 seconds") == 4
+    assert result.returncode == 0, result.stderr
+    assert not [fault for fault in hub.faults if fault.times]
+    assert len(hub.commits("you/tiny")) == 1
+
+
+def test_without_a_token_that_writes_there_nothing_is_sent(tiny_run, hub):
+    says = {
+        ("you/tiny", None): "no Hugging Face token: run `hf auth login`, or set HF_TOKEN",
+        ("you/tiny", "read"): "the token of you only reads: use one with write access to you/tiny",
+        ("nobody/tiny", "write"): "there is no organisation nobody to publish for: the token is of you, who belongs to",
+        ("label/tiny", "write"): "the token may not write to label/tiny: use one with write access to it",
+    }
+    for (repository, role), text in says.items():
+        assert text in error_of(push_to(hub, tiny_run, repository, role=role))
+    assert not hub.repositories
+
+
+def test_a_name_that_holds_something_else_or_is_seen_by_others_is_left_alone(tiny_run, hub):
+    hub.create("you/other-model")
+    hub.commit_as("you", "you/other-model", {"config.json": b'{"model_type": "gpt2"}', "x.safetensors": b"x"})
+    assert "the name you/other-model is taken: it holds a model of type gpt2" in error_of(
+        push_to(hub, tiny_run, "you/other-model")
+    )
+    hub.create("you/notes")
+    hub.commit_as("you", "you/notes", {"notes.txt": b"x"})
+    assert "the name you/notes is taken: it holds files that are no model" in error_of(
+        push_to(hub, tiny_run, "you/notes")
+    )
+    hub.create("you/open", private=False)
+    assert "you/open exists and is public" in error_of(push_to(hub, tiny_run, "you/open"))
+    assert "you/notes exists and is private" in error_of(push_to(hub, tiny_run, "you/notes", "--public"))
+
+
+def test_other_code_a_token_or_a_path_of_this_machine_are_not_sent(tiny_run, staged, tmp_path):
+    def changed(name, text):
+        run(["rm", "-rf", tmp_path / "sent"])
+        run(["cp", "-r", staged, tmp_path / "sent"])
+        with (tmp_path / "sent" / name).open("a") as file:
+            file.write(text)
+        return tmp_path / "sent"
+
+    check_code(staged)
+    check_private(staged, tiny_run)
+    with pytest.raises(LyricGPTError, match=r"modeling_lyricgpt.py would not be sent as it is in this project"):
+        check_code(changed("modeling_lyricgpt.py", "\n"))
+    with pytest.raises(LyricGPTError, match=r"other.py would not be sent"):
+        check_code(changed("other.py", "x"))
+    with pytest.raises(LyricGPTError, match=r"run.yaml would hold a path of this machine"):
+        check_private(changed("run.yaml", f"note: {tiny_run.resolve()}/x"), tiny_run)
+    with pytest.raises(LyricGPTError, match=r"samples.txt would hold an access token"):
+        check_private(changed("samples.txt", "hf_" + "a1" * 17), tiny_run)
+
+
+def test_a_tokenizer_of_another_model_is_not_published(tiny_run, tmp_path):
+    run(["cp", "-r", tiny_run, tmp_path / "run"])
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"eos_token_id": 2}))
+    result = push(tmp_path / "run", "you/x", "--dry_run")
+    assert "eos_token_id is 2 in config.json and 0 in the tokenizer" in error_of(result)
+
+
+LOAD = """
+from transformers import AutoModelForCausalLM, pipeline
+options = {"trust_remote_code": True, "revision": sys.argv[1]}
+model = AutoModelForCausalLM.from_pretrained("you/tiny", **options)
+print(type(model).__name__, round(float(sum(p.double().abs().sum() for p in model.parameters())), 4))
+print(repr(pipeline("text-generation", model="you/tiny", **options)("I ", max_new_tokens=40)[0]["generated_text"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_pushed_model_is_loaded_trained_on_and_pushed_again_and_the_old_one_still_loads(
+    tiny_run, hub, tmp_path, monkeypatch
+):
+    for name, value in hub.client.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HF_TOKEN", hub.token())
+    assert push_to(hub, tiny_run, "you/tiny", "--tag=first").returncode == 0
+
+    def load(revision):
+        monkeypatch.setenv("HF_HOME", str(tmp_path / revision))
+        result = isolated(LOAD, revision)
+        assert result.returncode == 0, result.stderr
+        model, song = result.stdout.splitlines()[-2:]
+        assert model.startswith("LyricGPTForCausalLM") and song.startswith("'I ")
+        return model
+
+    first = load("main")
+    further = options(**TINY, output_dir=tmp_path / "further", init_from="you/tiny", max_steps=40, learning_rate=0.01)
+    result = python("train_hf.py", *further, client=hub.client)
+    assert result.returncode == 0, result.stderr
+    result = push_to(hub, tmp_path / "further", "you/tiny")
+    assert result.returncode == 0, result.stderr
+    assert len(hub.commits("you/tiny")) == 2
+    (tmp_path / "run.yaml").write_bytes(hub.files("you/tiny")["run.yaml"])
+    assert load_arguments(tmp_path / "run.yaml").init_from == "you/tiny"
+    assert b"base_model: you/tiny" in hub.files("you/tiny")["README.md"]
+    assert load("first") == first
+    run(["rm", "-rf", tmp_path / "main"])
+    assert load("main") != first
