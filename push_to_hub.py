@@ -174,6 +174,14 @@ def stage_twin(
     check_private(folder, run)
 
 
+def name_twin(card: Path) -> None:
+    """Says in the card of the model where its twin is."""
+    use = f"""Without `trust_remote_code`, as a stock architecture of the same weights: `revision="{TWIN_BRANCH}"`.
+
+## Figures"""
+    card.write_text(card.read_text(encoding="utf-8").replace("## Figures", use, 1), encoding="utf-8")
+
+
 def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> str:
     """Loads a published model in a fresh process and compares it with the run; returns what it sang.
 
@@ -204,7 +212,9 @@ def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> s
             text=True,
         )
     if result.returncode:
-        raise LyricGPTError(f"{source} does not load in a fresh process:\n{result.stderr.strip()}")
+        print(result.stderr.strip(), file=sys.stderr)
+        again = "; if the network failed, run the same command again: it only loads it then" if revision else ""
+        raise LyricGPTError(f"{source} does not load in a fresh process, which said the above{again}")
     proof = json.loads(result.stdout.splitlines()[-1])
     difference = (torch.tensor(proof["logits"]) - logits).abs().max() / logits.abs().max()
     if proof["ids"] != ids[0].tolist() or not difference <= TOLERANCE:
@@ -232,8 +242,10 @@ def publish(folder: Path, run: Path, repository: str, branch: str, args: argpars
         sent = sum((folder / name).stat().st_size for name in plan.changed)
         print(f"{len(plan.changed)} files, {sent:,} bytes, sent as {commit} on {branch}; loading it back", flush=True)
     song = prove(repository, commit, run, trust=branch != TWIN_BRANCH)
-    if tag is not None:
+    if tag is not None and not plan.is_tagged:
         add_tag(repository, tag, commit)
+    if TWIN_BRANCH in plan.branches and not args.twin:
+        print(f"the branch {TWIN_BRANCH} still holds what an earlier push put there; --twin renews it")
     return song
 
 
@@ -269,6 +281,7 @@ def main() -> None:
         model, tokenizer = stage(args.run, repository, folders[args.revision])
         if args.twin:
             folders[TWIN_BRANCH] = staged / "twin"
+            name_twin(folders[args.revision] / "README.md")
             stage_twin(args.run, model, tokenizer, repository, folders[TWIN_BRANCH])
         for branch, folder in folders.items():
             print(f"{'would send' if args.dry_run else 'sending'} to {repository}, branch {branch}:")

@@ -159,6 +159,8 @@ class Plan:
         head: The branch's commit, which the new one names as its parent.
         changed: Names of files that are sent.
         stale: Names of files that are deleted.
+        is_tagged: Whether the head has the tag already that it is to get.
+        branches: All branches of the repository.
     """
 
     repository: str
@@ -166,6 +168,8 @@ class Plan:
     head: str
     changed: list[str]
     stale: list[str]
+    is_tagged: bool
+    branches: list[str]
 
 
 def is_same(path: Path, there: RepoFile) -> bool:
@@ -205,7 +209,7 @@ def plan_commit(folder: Path, repository: str, branch: str, tag: str | None = No
         raise LyricGPTError(
             f"{repository} has a tag {tag} already, of commit {tagged[:12]}; choose another name for this one"
         )
-    return Plan(repository, branch, head, changed, stale)
+    return Plan(repository, branch, head, changed, stale, tagged is not None, list(heads))
 
 
 def check_kind(folder: Path, repository: str, head: str, there: Iterable[str]) -> None:
@@ -249,6 +253,10 @@ def send(plan: Plan, folder: Path, message: str) -> str:
 
 
 def add_tag(repository: str, tag: str, commit: str) -> None:
-    """Gives a commit a name; one that it has already is fine."""
-    with hub_errors(repository):
-        patiently(HfApi().create_tag, repository, tag=tag, revision=commit, exist_ok=True)
+    """Gives a commit a name.
+
+    Raises:
+        LyricGPTError: the name was given to another meanwhile, or is none that the Hub allows.
+    """
+    with hub_errors(repository, conflict=f"{repository} has got a tag {tag} meanwhile; choose another name"):
+        patiently(HfApi().create_tag, repository, tag=tag, revision=commit)
