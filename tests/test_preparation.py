@@ -77,6 +77,7 @@ def assert_group_ends(group):
     raise AssertionError("workers of a killed process live on")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditioning", ["none", "artist_title"])
 def test_killed_anywhere_and_started_again_it_gives_the_same_bytes(tmp_path, corpus, conditioning):
     settings = {"workers": 2, "conditioning": conditioning}
