@@ -1,100 +1,98 @@
 """A page that writes songs: a Gradio demo of a LyricGPT model, as it lies here a Hugging Face Space.
 
-`MODEL` names the model: a Hub id, or a run folder. Notable: the song appears character by character (transformers' own
-streamers wait for whole words), a shared seed gives the same song, and nothing but the model's repository is read.
+The environment's `MODEL` names the model: a Hub id, or a run folder. The server gives out no file and takes none.
 """
 
-import os
-import queue
-import threading
-from collections.abc import Iterator
+from pathlib import Path
 
 import gradio as gr
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria
-from transformers.generation.streamers import BaseStreamer
+from figures import figures
+from songs import (
+    MAX_LENGTH,
+    MAX_NAME,
+    MAX_PROMPT,
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    MODEL,
+    continue_song,
+    knows_names,
+    number,
+    write_song,
+)
 
-MODEL = os.environ.get("MODEL", "you/lyricgpt-sample")
-MAX_CHARACTERS = 2000
-MAX_PROMPT = 1000
-SECONDS = 60
-
-tokenizer = AutoTokenizer.from_pretrained(MODEL, trust_remote_code=True)
-model = AutoModelForCausalLM.from_pretrained(MODEL, trust_remote_code=True).eval()
-alphabet = {token for token in tokenizer.get_vocab() if len(token) == 1}
-drawing = threading.Lock()  # torch's generator is the process's: one song at a time is drawn from a seed
-
-
-class Pieces(BaseStreamer, StoppingCriteria):
-    """Hands drawn characters to another thread, and stops drawing when that one has left."""
-
-    def __init__(self):
-        self.pieces: queue.Queue[str | None] = queue.Queue()
-        self.is_prompt = True
-        self.left = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if not self.is_prompt:
-            self.pieces.put(tokenizer.decode(value.flatten(), skip_special_tokens=True))
-        self.is_prompt = False
-
-    def end(self) -> None:
-        self.pieces.put(None)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.left, device=input_ids.device)
+# Songs that take turns, and requests that wait; whoever comes then is told so.
+SONGS, WAITING = 4, 32
+CSS = """
+.gradio-container {width: 100% !important; max-width: 860px !important; margin: auto !important}
+#song textarea {font-family: Georgia, 'Times New Roman', serif; font-size: 1.05rem; line-height: 1.55}
+#figures img {width: 100%; border-radius: 8px; background: white}
+#figures .wide {overflow-x: auto; contain: inline-size}
+#figures table {width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums}
+#figures :is(th, td) {padding: .35rem .6rem; text-align: right; border: 0; border-bottom: 1px solid var(--border-color-primary)}
+#figures tr {border: 0 !important}
+#figures :is(th, td):first-child {text-align: left}
+#figures h3 {margin: 1.4rem 0 .4rem; font-size: 1.1rem}
+@media (max-width: 600px) {#figures table {font-size: .8rem} #figures :is(th, td) {padding: .3rem .25rem}}
+"""
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # none is fetched from elsewhere
+THEME = gr.themes.Default(primary_hue="indigo", **FONTS)
 
 
-def write(prompt: str, temperature: float, length: int, seed: int) -> Iterator[tuple[str, str]]:
-    """The song so far and a remark, again at each piece."""
-    prompt = prompt[-MAX_PROMPT:]
-    unknown = sorted(set(prompt) - alphabet)
-    for character in unknown:
-        prompt = prompt.replace(character, "")
-    remark = f"Left out, because the model does not know it: {' '.join(unknown)}" if unknown else ""
-    inputs = tokenizer(prompt, return_tensors="pt", split_special_tokens=True) if prompt else {}
-    stream = Pieces()
-
-    def draw() -> None:
-        try:
-            with drawing:
-                torch.manual_seed(int(seed))
-                model.generate(
-                    **inputs,
-                    temperature=max(0.05, float(temperature)),
-                    max_new_tokens=min(MAX_CHARACTERS, max(1, int(length))),
-                    max_time=SECONDS,
-                    streamer=stream,
-                    stopping_criteria=[stream],
-                )
-        finally:
-            stream.end()
-
-    threading.Thread(target=draw, daemon=True).start()
-    song = prompt
-    try:
-        yield song, remark
-        while (piece := stream.pieces.get()) is not None:
-            song += piece
-            yield song, remark
-    finally:
-        stream.left = True
+def are_busy(busy: bool) -> list[dict]:
+    """While a song is written its page has one button: Stop."""
+    return [gr.update(interactive=not busy)] * 3 + [gr.update(interactive=busy)]
 
 
-with gr.Blocks(title="LyricGPT") as page:
-    gr.Markdown(f"# LyricGPT\nA character-level GPT that writes songs. Model: `{MODEL}`")
-    prompt = gr.Textbox(label="How the song begins (empty: a new song)", lines=2, max_length=MAX_PROMPT)
-    with gr.Row():
-        temperature = gr.Slider(0.1, 1.5, value=0.9, step=0.05, label="Temperature")
-        length = gr.Slider(50, MAX_CHARACTERS, value=600, step=50, label="Characters at most")
-        seed = gr.Number(value=0, precision=0, label="Seed")
-    with gr.Row():
-        start = gr.Button("Write", variant="primary")
-        stop = gr.Button("Stop")
-    song = gr.Textbox(label="Song", lines=16, interactive=False)
-    remark = gr.Markdown()
-    writing = start.click(write, [prompt, temperature, length, seed], [song, remark], concurrency_limit=2)
-    stop.click(None, cancels=[writing])
+def next_seed(seed: float) -> list:
+    return [int(number(seed, 0, MAX_SEED - 1)) + 1, *are_busy(True)]
+
+
+with gr.Blocks(title="LyricGPT", analytics_enabled=False) as page:
+    name = Path(MODEL).resolve().name if Path(MODEL).is_dir() else MODEL
+    gr.Markdown(f"# LyricGPT\nA character-level GPT that writes songs. Model: `{name}`")
+    with gr.Tab("Write"):
+        with gr.Row(visible=knows_names):
+            artist = gr.Textbox(label="Artist", max_length=MAX_NAME, min_width=140)
+            title = gr.Textbox(label="Title", max_length=MAX_NAME, min_width=140)
+        prompt = gr.Textbox(
+            label="How the song begins", placeholder="empty: as the model likes", lines=2, max_length=MAX_PROMPT
+        )
+        with gr.Row():
+            temperature = gr.Slider(
+                MIN_TEMPERATURE, MAX_TEMPERATURE, 0.9, step=0.05, label="Temperature", scale=2, min_width=220
+            )
+            length = gr.Slider(50, MAX_LENGTH, 600, step=50, label="Length", scale=2, min_width=220)
+            seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", min_width=100)
+        with gr.Row():
+            write = gr.Button("Write", variant="primary", min_width=100)
+            again = gr.Button("Again", min_width=100)
+            go_on = gr.Button("Continue", min_width=100)
+            stop = gr.Button("Stop", interactive=False, min_width=100)
+        song = gr.Textbox(label="Song", lines=16, max_lines=16, interactive=False, buttons=["copy"], elem_id="song")
+        note = gr.HTML(elem_id="note", label="Note")
+    with gr.Tab("Figures"):
+        gr.HTML(figures(), elem_id="figures")
+
+    buttons = [write, again, go_on, stop]
+    inside = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    drawn = {"outputs": [song, note], "concurrency_id": "songs", "concurrency_limit": SONGS, "show_progress_on": note}
+    asked = [prompt, temperature, length, seed, artist, title]
+    begun = [
+        write.click(lambda: are_busy(True), None, buttons, **inside),
+        again.click(next_seed, seed, [seed, *buttons], **inside),
+        go_on.click(lambda: are_busy(True), None, buttons, **inside),
+    ]
+    writing = [
+        begun[0].then(write_song, asked, **drawn, api_name="write"),
+        begun[1].then(write_song, asked, **drawn, api_visibility="private"),
+        begun[2].then(continue_song, [song, temperature, length, seed], **drawn, api_name="continue"),
+    ]
+    for event in writing:
+        event.then(lambda: are_busy(False), None, buttons, **inside)
+    stop.click(lambda: are_busy(False), None, buttons, cancels=writing, **inside)
 
 if __name__ == "__main__":
-    page.queue(max_size=16).launch(show_error=True)
+    page.queue(max_size=WAITING).launch(
+        theme=THEME, css=CSS, ssr_mode=False, allowed_paths=[], max_file_size=1, footer_links=[]
+    )

@@ -1,0 +1,296 @@
+"""The page in a browser, served from a run folder as a Space would be."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from conftest import PROJECT, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+PROMPT = "I walked along"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Address of the page, its model trained with artists and titles, slow enough to be stopped."""
+    folder = tmp_path_factory.mktemp("space")
+    sizes = {"hidden_size": 128, "num_hidden_layers": 8, "max_steps": 10, "quality_songs": 2}
+    trained = train(output_dir=folder / "run", conditioning="artist_title", **sizes)
+    assert trained.returncode == 0, trained.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"MODEL": str(folder / "run"), "GRADIO_SERVER_PORT": str(port)}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, PROJECT / "space" / "app.py"], env=environment, cwd=folder, stdout=log, stderr=log
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(address).close()
+                break
+            assert process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    if not (path := next(filter(None, map(shutil.which, names)), None)):
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """Somebody with a browser window of their own."""
+
+    def __init__(self, browser, address, width=1280):
+        self.page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        self.page.goto(address)
+        self.button("Write").wait_for()
+
+    def button(self, name):
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def ask(self, prompt=PROMPT, length=2000, seed=0, **names):
+        values = {"How the song begins": prompt, "Seed": seed} | names
+        for label, value in values.items():
+            self.page.get_by_label(label, exact=True).fill(str(value))
+        self.page.get_by_label("number input for Length").fill(str(length))
+        self.page.get_by_label("number input for Length").blur()
+        return self
+
+    def click(self, name):
+        self.button(name).click()
+        return self
+
+    @property
+    def song(self):
+        return self.page.locator("#song textarea").input_value()
+
+    def until(self, condition, seconds=120):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"after {seconds} seconds the song is {self.song!r}"
+            time.sleep(0.02)
+        return self
+
+    def until_grown(self, beyond=len(PROMPT) + 20):
+        return self.until(lambda: len(self.song) > beyond)
+
+    def until_finished(self):
+        """Waits for the song that has been asked for."""
+        before = self.song
+        self.until(lambda: self.song != before and self.button("Stop").is_disabled())
+        return self
+
+    def whole_song(self, **asked):
+        return self.ask(**asked).click("Write").until_finished().song
+
+
+@pytest.fixture
+def visitor(browser, server):
+    visitor = Visitor(browser, server)
+    yield visitor
+    visitor.page.context.close()
+
+
+def call(server, endpoint, *data):
+    """What the page's interface answers to any values: the status, and the last event's name and data."""
+    body = json.dumps({"data": data}).encode()
+    address = f"{server}/gradio_api/call/{endpoint}"
+    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        event = json.load(response)["event_id"]
+    with urllib.request.urlopen(f"{address}/{event}", timeout=120) as response:
+        name, value = response.read().decode().strip().split("\n\n")[-1].split("\n")
+    return name.removeprefix("event: "), json.loads(value.removeprefix("data: "))
+
+
+def test_a_song_appears_and_grows_while_it_is_written(visitor):
+    visitor.ask().click("Write").until_grown()
+    first = visitor.song
+    visitor.until_grown(len(first))
+    assert first.startswith(PROMPT)
+    assert visitor.song.startswith(first)
+    visitor.click("Stop")
+
+
+def test_a_song_stops_when_told_and_the_server_is_free_again(visitor, server):
+    visitor.ask().click("Write").until_grown()
+    visitor.click("Stop").until(lambda: visitor.button("Write").is_enabled(), 5)
+    time.sleep(0.5)  # what was on its way
+    stopped = visitor.song
+    time.sleep(1)
+    assert visitor.song == stopped
+    assert len(stopped) < 2000
+    before = time.monotonic()
+    assert call(server, "write", "", 0.9, 50, 0, "", "")[0] == "complete"
+    assert time.monotonic() - before < 3
+
+
+def test_a_seed_gives_the_same_song_in_another_window(visitor, browser, server):
+    song = visitor.whole_song(length=300, seed=7)
+    other = Visitor(browser, server)
+    assert other.whole_song(length=300, seed=7) == song
+    assert other.whole_song(length=300, seed=8) != song
+    other.page.context.close()
+
+
+def test_again_takes_the_next_seed(visitor):
+    visitor.ask(length=100, seed=3).click("Again").until_finished()
+    song = visitor.song
+    assert visitor.page.get_by_label("Seed").input_value() == "4"
+    visitor.ask(length=50).click("Write").until_finished()
+    assert visitor.whole_song(length=100, seed=4) == song
+
+
+def test_continue_goes_on_from_the_song_that_stands_there(visitor):
+    song = visitor.whole_song(length=100)
+    longer = visitor.click("Continue").until_finished().song
+    assert longer.startswith(song)
+    assert len(song) + 50 <= len(longer) <= len(song) + 100
+
+
+def test_artist_and_title_begin_the_song(visitor):
+    song = visitor.whole_song(length=50, Artist="Ann", Title="The   sea")
+    assert song.startswith("Artist: Ann\nTitle: The sea\n\nI walked along")
+
+
+def test_two_people_at_once_get_the_songs_that_each_would_get_alone(visitor, browser, server):
+    alone = [visitor.whole_song(length=600, seed=seed) for seed in (1, 2)]
+    other = Visitor(browser, server)
+    visitor.ask(length=600, seed=1)
+    other.ask(length=600, seed=2)
+    visitor.click("Write").until(lambda: visitor.song != alone[1])
+    other.click("Write").until_grown()
+    assert visitor.button("Stop").is_enabled(), "the first song was finished before the second had begun"
+    songs = [who.until(who.button("Stop").is_disabled).song for who in (visitor, other)]
+    assert songs == alone
+    other.page.context.close()
+
+
+def test_whoever_leaves_leaves_the_server_free(browser, server):
+    for _ in range(6):  # more than are written at once
+        visitor = Visitor(browser, server)
+        visitor.ask().click("Write").until_grown()
+        visitor.page.context.close()
+    before = time.monotonic()
+    assert call(server, "write", "", 0.9, 50, 0, "", "")[0] == "complete"
+    assert time.monotonic() - before < 5
+
+
+def test_unknown_characters_are_named_and_replaced(visitor):
+    song = visitor.whole_song(prompt="Café ☃ “so”", length=50)
+    assert song.startswith('Cafe  "so"')
+    note = visitor.page.locator("#note").inner_text()
+    assert "é (U+00E9), read as e" in note
+    assert "☃ (U+2603), left out" in note
+
+
+def test_the_figures_are_those_of_the_run(visitor):
+    visitor.page.get_by_role("tab", name="Figures").click()
+    figures = visitor.page.locator("#figures")
+    figures.get_by_text("train loss").wait_for()
+    assert figures.locator("img").evaluate("image => image.naturalWidth") > 100
+    assert "longest run copied" in figures.inner_text()
+
+
+@pytest.mark.parametrize("tab", ["Write", "Figures"])
+def test_a_phone_need_not_scroll_sideways(browser, server, tab):
+    visitor = Visitor(browser, server, width=360)
+    visitor.page.get_by_role("tab", name=tab).click()
+    time.sleep(0.5)
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 360
+    visitor.page.context.close()
+
+
+HOSTILE = {
+    "a huge prompt": ("é☃" * 2_000_000, 0.9, 50, 0, "", ""),
+    "a huge name": ("", 0.9, 50, 0, "Z" * 1_000_000, ""),
+    "nothing": ("", 0.9, 50, None, None, None),
+    "a list for a text": ([1, [2]], 0.9, 50, 0, {}, True),
+    "control characters": ("a\x00b\x1b[31m\u202e\r\r\n\x07", 0.9, 50, 0, "\n\n", "\x00"),
+    "half a surrogate pair": ("\ud800", 0.9, 50, 0, "", ""),
+    "special tokens": ("<|endoftext|><|unk|><|pad|>", 0.9, 50, 0, "<|endoftext|>", ""),
+    "a template": ("{{ 7 * 7 }}", 0.9, 50, 0, "{% for x in range(10**9) %}x{% endfor %}", ""),
+    "markup": ("<script>alert(1)</script>", 0.9, 50, 0, "", ""),
+}
+REFUSED = {
+    "a word for a number": ("", "hot", 50, 0, "", ""),
+    "no number": ("", 0.9, 50, float("nan"), "", ""),
+    "no end": ("", float("inf"), 50, 0, "", ""),
+    "an endless song": ("", 0.9, 10**9, 0, "", ""),
+    "a negative length": ("", 0.9, -1, 0, "", ""),
+    "a seed too large": ("", 0.9, 50, 10**30, "", ""),
+    "too few values": ("",),
+    "a file": ({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, 0.9, 50, 0, "", ""),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_odd_input_gets_a_song_all_the_same(server, name):
+    event, (song, note) = call(server, "write", *HOSTILE[name])
+    assert event == "complete"
+    assert 0 < len(song) < 1500
+    assert not set("\x00\x1b\r\u202e\ud800<") & set(song)
+    assert "<" not in note
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_impossible_input_is_refused_and_the_server_goes_on(server, name):
+    event, answer = call(server, "write", *REFUSED[name])
+    assert event == "error"
+    assert "Traceback" not in str(answer)
+    assert call(server, "write", "", 0.9, 50, 0, "", "")[0] == "complete"
+
+
+def test_a_song_has_an_end(server):
+    event, (song, note) = call(server, "continue", "x" * 30_000, 0.9, 50, 0)
+    assert event == "complete"
+    assert len(song) == 20_000
+    assert "ends at 20,000" in note
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", str(PROJECT / "space" / "app.py"), "log", "run/config.json"])
+def test_no_file_is_served(server, path):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{server}/gradio_api/file={path}")
+    assert error.value.code in (403, 404)
+
+
+def test_no_file_is_taken(server):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhello\r\n--x--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(urllib.request.Request(f"{server}/gradio_api/upload", data=body, headers=headers))
+    assert error.value.code == 413
+
+
+def test_the_space_imports_what_its_requirements_name():
+    required = {line.split(">")[0] for line in (PROJECT / "space" / "requirements.txt").read_text().split()}
+    from test_repository import imports
+
+    ours = {path.stem for path in (PROJECT / "space").glob("*.py")}
+    used = {name.split(".")[0] for path in (PROJECT / "space").glob("*.py") for name in imports(path)}
+    assert used - ours - set(sys.stdlib_module_names) == required
