@@ -18,7 +18,7 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-test lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: $(VENV)/.installed-test
+test-slow: $(VENV)/.installed-test-slow
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-test
@@ -43,6 +43,15 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable '.[test]'
+	@touch $@
+
+# The page is tested in a browser: Debian's, installed only where none is found and we may; without one those tests are skipped.
+$(VENV)/.installed-test-slow: $(VENV)/.installed-test
+	$(PIP) --editable '.[test,test-slow]'
+	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes chromium >/dev/null; \
+	fi; command -v chromium >/dev/null || echo "no Chromium here: the tests of the page in a browser will be skipped"
 	@touch $@
 
 $(VENV)/.installed-space: $(VENV)/.installed

@@ -15,14 +15,15 @@ from songs import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
     MODEL,
+    SONGS,
     continue_song,
     knows_names,
     number,
     write_song,
 )
 
-# Songs that take turns, and requests that wait; whoever comes then is told so.
-SONGS, WAITING = 4, 32
+# Requests that may wait; whoever comes then is told so.
+WAITING = 32
 CSS = """
 .gradio-container {width: 100% !important; max-width: 860px !important; margin: auto !important}
 #song textarea {font-family: Georgia, 'Times New Roman', serif; font-size: 1.05rem; line-height: 1.55}

@@ -16,6 +16,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ MODEL = os.environ.get("MODEL", "you/lyricgpt-sample")
 # Characters: a prompt and what the model reads of a song, a name, what one request writes, the longest song.
 MAX_PROMPT, MAX_NAME, MAX_LENGTH, MAX_SONG = 1000, 100, 2000, 20_000
 MIN_TEMPERATURE, MAX_TEMPERATURE, MAX_SEED = 0.1, 1.5, 2**32 - 1
+# Songs that take turns; further ones wait.
+SONGS = 8
 # A request ends after so many seconds, turns of others included; a turn, and so an update of the page, takes TURN.
 SECONDS, TURN = 60, 0.1
 TYPOGRAPHY = {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": ".", "\t": " ", "ß": "s"}
@@ -36,6 +39,7 @@ model = AutoModelForCausalLM.from_pretrained(MODEL, trust_remote_code=True).eval
 alphabet = set(tokenizer.alphabet)
 knows_names = tokenizer.init_kwargs.get("song_template") is not None
 drawing = threading.Lock()
+writers = ThreadPoolExecutor(SONGS)  # new threads each time would each leave some of malloc's arenas behind
 
 
 class Song(BaseStreamer, StoppingCriteria):
@@ -123,7 +127,7 @@ def stream(begin: str, remark: str, temperature: Any, length: Any, seed: Any, **
     options |= {"temperature": number(temperature, MIN_TEMPERATURE, MAX_TEMPERATURE), "max_time": SECONDS}
     options |= {"max_new_tokens": min(int(number(length, 1, MAX_LENGTH)), MAX_SONG - len(begin))}
     arguments = [tokenizer.bos_token_id] * starts + read, int(number(seed, 0, MAX_SEED))
-    threading.Thread(target=song.draw, args=arguments, kwargs=options, daemon=True).start()
+    writers.submit(song.draw, *arguments, **options)
     try:
         yield text, remark
         while (piece := song.pieces.get()) is not None:
