@@ -164,11 +164,13 @@ def tokenizing(path: Path, workers: int) -> Callable[[], dict]:
     from tokenization_lyricgpt import LyricGPTTokenizer
     from training_lyricgpt.arguments import parse_arguments
     from training_lyricgpt.corpus import read_songs
+    from training_lyricgpt.devices import keep_freed_memory
     from training_lyricgpt.splitting import Part, lay_out
     from training_lyricgpt.streams import write_stream
 
     args = parse_arguments([f"--dataset={path}", "--output_dir=unused"])
     folder = Path(os.environ["LYRICGPT_CACHE"])
+    keep_freed_memory()  # as train_hf.py does
     songs = read_songs(args, args.dataset, folder)
     tokenizer = LyricGPTTokenizer.from_alphabet(map(chr, np.flatnonzero(songs.counts)))
     begins, _, total = lay_out(songs.characters[songs.order], 1, 1)

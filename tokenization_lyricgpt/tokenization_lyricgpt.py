@@ -158,7 +158,10 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
             UnknownCharacterError: a character is not in the alphabet and there is no `<|unk|>`.
         """
         table, missing = self._code_point_table()
-        ids = table[:256][data]
+        if table.dtype == np.uint8:  # twice as fast as indexing
+            ids = np.frombuffer(bytearray(data).translate(table[:256].tobytes()), np.uint8)
+        else:
+            ids = table[:256][data]
         if len(data) and data.max() >= 0x80:
             places, code_points = multibyte_characters(data)
             # Every code point past the table shares its last entry, which is never a known character.

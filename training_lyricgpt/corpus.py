@@ -112,10 +112,11 @@ class MappedTexts:
     """All texts of a dataset as one array of bytes, without copying them, to gather any rows from.
 
     The array spans all of the memory that the chunks of the column lie in, mapped files as a rule; between two chunks it has an
-    element that covers the gap and is never read.
+    element that covers the gap and is never read. Pickled, it is the dataset.
     """
 
     def __init__(self, dataset: Dataset):
+        self.dataset = dataset
         self.chunks = [chunk for chunk in dataset.data.column("text").chunks if len(chunk)]
         places = [chunk.buffers()[2].address for chunk in self.chunks]
         in_memory = np.argsort(places)
@@ -132,6 +133,9 @@ class MappedTexts:
         buffers = [None, pa.py_buffer(edges), memory]
         self.array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(edges) - 1, buffers)
         self.elements = np.concatenate([elements[number] for number in range(len(self.chunks))])
+
+    def __reduce__(self):
+        return MappedTexts, (self.dataset,)
 
     def take(self, rows: np.ndarray) -> pa.LargeBinaryArray:
         return self.array.take(pa.array(self.elements[rows]))

@@ -94,7 +94,7 @@ def prepare(args: Arguments, settings: dict[str, Any], folder: Path) -> None:
         headers = count_characters(as_batch(part.headers))
         lengths = part.songs.characters[part.rows] + headers
         begins, ends, tokens[split] = lay_out(lengths, around, around or len(separator))
-        workers = worker_count(int(lengths.sum()), worthwhile=1 << 27)
+        workers = worker_count(int(lengths.sum()), worthwhile=1 << 28)
         try:
             write_stream(folder / f"{split}.bin", part, tokenizer, begins, tokens[split], separator, workers)
         except UnknownCharacterError as error:

@@ -42,7 +42,7 @@ def write_stream(
     Raises:
         UnknownCharacterError: see `LyricGPTTokenizer.encode_utf8`.
     """
-    dtype, dataset, marks = tokenizer.id_dtype, part.songs.dataset, not separator
+    dtype, texts, marks = tokenizer.id_dtype, MappedTexts(part.songs.dataset), not separator
     with path.open("wb") as file:
         if marks:
             file.write(np.array([tokenizer.eos_token_id], dtype).tobytes())
@@ -53,8 +53,8 @@ def write_stream(
 
     def tokenize(batch: pa.Table) -> None:
         rows, header = batch["row"].to_numpy(), batch["header"].combine_chunks()
-        texts = [header.cast(pa.large_binary()), MappedTexts(dataset).take(rows), between]
-        songs = as_batch(pa.compute.binary_join_element_wise(*texts, nothing))
+        pieces = [header.cast(pa.large_binary()), texts.take(rows), between]
+        songs = as_batch(pa.compute.binary_join_element_wise(*pieces, nothing))
         ids = tokenizer.encode_utf8(songs.data)
         if marks:
             ids[np.cumsum(count_characters(songs)) - 1] = tokenizer.eos_token_id

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
@@ -118,8 +119,10 @@ def inspect_quotes(source: Source, encoding: str, dialect: Dialect) -> None:
     backslashed = doubled = False
     with open_utf8(source, encoding) as file:
         while block := file.read(BLOCK_BYTES):
-            dialect.quotes += block.count(b'"')
-            backslashed |= b'\\"' in block and bool(BACKSLASHED.search(block))
+            dialect.quotes += np.count_nonzero(np.frombuffer(block, np.uint8) == ord('"'))
+            backslashed |= b"\\" in block and bool(
+                BACKSLASHED.search(block)
+            )  # (one byte is found at once, two are not)
             doubled |= backslashed and bool(DOUBLED.search(block))
     if backslashed and not doubled:
         dialect.escape, dialect.quotes = "\\", 0
