@@ -159,7 +159,7 @@ def tokenized(path: Path) -> Callable[[], dict]:
     return way
 
 
-def tokenizing(path: Path, workers: int) -> Callable[[], dict]:
+def tokenizing(path: Path, num_proc: int | None) -> Callable[[], dict]:
     """LyricGPT's tokenizing stage alone, its songs read beforehand."""
     from tokenization_lyricgpt import LyricGPTTokenizer
     from training_lyricgpt.arguments import parse_arguments
@@ -176,7 +176,7 @@ def tokenizing(path: Path, workers: int) -> Callable[[], dict]:
     begins, _, total = lay_out(songs.characters[songs.order], 1, 1)
 
     def way() -> dict:
-        write_stream(folder / "train.bin", Part(songs, songs.order), tokenizer, begins, total, "", workers)
+        write_stream(folder / "train.bin", Part(songs, songs.order), tokenizer, begins, total, "", num_proc)
         return {"tokens": total}
 
     return way
@@ -206,6 +206,7 @@ WAYS = {
     "streamed_floor": streamed_floor,
     "published": published,
     "tokenizers": tokenized,
+    "tokenizing_0": lambda path: tokenizing(path, None),
     "tokenizing_1": lambda path: tokenizing(path, 1),
     "tokenizing_2": lambda path: tokenizing(path, 2),
     "drawing": drawing,
@@ -300,6 +301,7 @@ TITLES = {
     "streamed_floor": "floor, streamed, one column",
     "published": "the published way",
     "tokenizers": "tokenizers in Dataset.map",
+    "tokenizing_0": "tokenizing alone, no worker",
     "tokenizing_1": "tokenizing alone, 1 worker",
     "tokenizing_2": "tokenizing alone, 2 workers",
 }
@@ -345,14 +347,15 @@ def main() -> None:
         print_table(measure_size(CUT_MB, folder, ("ours", "floor", "streamed_floor", "tokenizers", "published")))
         for size_mb in args.size_mb:
             large = (
-                "floor", "streamed_floor", "ours", "again", "drawing", "with_near_duplicates", "tokenizing_1", "tokenizing_2",
+                "floor", "streamed_floor", "ours", "again", "drawing", "with_near_duplicates", "tokenizing_0", "tokenizing_1", "tokenizing_2",
             )  # fmt: skip
             figures = measure_size(size_mb, folder, large)
             print_table(figures)
-            ratio = figures["tokenizing_1"]["seconds"] / figures["tokenizing_2"]["seconds"]
+            seconds = [figures[f"tokenizing_{workers}"]["seconds"] for workers in (0, 1, 2)]
             drawing_ms = 1000 * figures["drawing"]["seconds"] / DRAWN_BATCHES
             print(
-                f"two workers tokenize {ratio:.2f}x as fast as one; a batch of {BATCH_SIZE} x {BLOCK_SIZE} takes {drawing_ms:.2f} ms"
+                f"two workers tokenize {seconds[1] / seconds[2]:.2f}x as fast as one, {seconds[0] / seconds[2]:.2f}x as fast as this "
+                f"process alone; a batch of {BATCH_SIZE} x {BLOCK_SIZE} takes {drawing_ms:.2f} ms"
             )
             print(f"songs with a near-duplicate: {figures['with_near_duplicates']['near_duplicates']:,}")
 

@@ -60,7 +60,7 @@ def prepare_in_child(cache, path, values, workers, limit):
     os._exit(0)
 
 
-def start(cache, path, workers=1, limit=None, **values):
+def start(cache, path, workers=None, limit=None, **values):
     child = children.Process(target=prepare_in_child, args=(cache, path, values, workers, limit))
     child.start()
     return child
@@ -107,7 +107,7 @@ def test_processes_that_come_at_once_do_the_work_once(tmp_path, corpus):
     assert (tmp_path / "prepared.txt").read_text() == "prepared\n"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [None, 2])
 @pytest.mark.parametrize("limit", [100_000, 700_000])
 def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, workers, limit):
     child = start(tmp_path / "cache", corpus, workers=workers, limit=limit)
@@ -120,10 +120,10 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, workers, limi
 
 
 def test_several_workers_write_what_one_writes(tmp_path, corpus):
-    for workers in (1, 2):
+    for workers in (None, 1, 2):
         start(tmp_path / str(workers), corpus, workers=workers).join()
     assert len(contents(tmp_path / "1")) > 5
-    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert contents(tmp_path / "None") == contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 @pytest.mark.parametrize("characters, dtype", [(200, np.uint8), (1000, np.uint16), (70_000, np.uint32)])

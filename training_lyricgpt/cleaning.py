@@ -112,12 +112,13 @@ def find_missing(batch: Batch) -> np.ndarray:
 
 def unify_line_ends(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Turns carriage returns without a line break after them into line breaks, in place; returns where they stood."""
-    is_return = data == CARRIAGE_RETURN
-    lone = is_return.copy()
-    lone[:-1] &= data[1:] != NEWLINE
-    last = offsets[1:][offsets[1:] > offsets[:-1]] - 1  # the last byte of each song
-    lone[last] = is_return[last]
-    places = np.flatnonzero(lone)
+    returns = np.flatnonzero(data == CARRIAGE_RETURN)
+    is_lone = data[np.minimum(returns + 1, len(data) - 1)] != NEWLINE
+    last = offsets[1:] - 1  # the last byte of each song
+    found = np.searchsorted(returns, last)
+    inside = found < len(returns)
+    is_lone[found[inside][returns[found[inside]] == last[inside]]] = True
+    places = returns[is_lone]
     data[places] = NEWLINE
     return places
 

@@ -147,10 +147,10 @@ def clean_table(table: pa.Table, cleaning: str) -> CleanedTable:
     kept = ~find_missing(batch)
     cleaned = clean_batch(batch) if cleaning == "standard" else batch
     kept &= cleaned.offsets[1:] > cleaned.offsets[:-1]
-    table = table.set_column(table.column_names.index("text"), "text", as_strings(cleaned))
+    table, songs = table.set_column(table.column_names.index("text"), "text", as_strings(cleaned)), cleaned
     if not kept.all():
         table = table.filter(pa.array(kept))
-    songs = as_batch(table["text"].combine_chunks())
+        songs = as_batch(table["text"].combine_chunks())
     data, offsets = memoryview(songs.data), songs.offsets.tolist()
     hashes = [xxhash.xxh3_64_intdigest(data[begin:end]) for begin, end in itertools.pairwise(offsets)]
     return CleanedTable(

@@ -119,13 +119,13 @@ def similar_pairs(signatures: np.ndarray, band: np.ndarray) -> np.ndarray:
     return pairs[similar]
 
 
-def find_near_duplicates(dataset: Dataset, folder: Path, num_proc: int = 1) -> np.ndarray:
+def find_near_duplicates(dataset: Dataset, folder: Path, num_proc: int | None = None) -> np.ndarray:
     """The cluster that each song belongs to, int64, shape `(songs,)`; most are alone in theirs.
 
     Args:
         dataset: Column `text`.
         folder: Where signatures are written.
-        num_proc: Processes that compute signatures.
+        num_proc: Processes that compute signatures; None: this one.
     """
 
     def sign_batch(table: pa.Table) -> pa.Table:
@@ -136,7 +136,7 @@ def find_near_duplicates(dataset: Dataset, folder: Path, num_proc: int = 1) -> n
         sign_batch,
         batched=True,
         batch_size=BATCH_SONGS,
-        num_proc=num_proc if num_proc > 1 else None,
+        num_proc=num_proc,
         remove_columns=dataset.column_names,
         features=Features({"signature": List(Value("uint32"), length=PERMUTATIONS)}),
         cache_file_name=str(folder / "signatures.arrow"),

@@ -2,7 +2,7 @@
 
 Notable:
 - Every step is a pass over mapped files; memory does not grow with the corpus, but for some bytes a song. (A text file is one
-  document, and is held whole: about nine bytes a character.)
+  document, and is held whole: seven to eleven bytes a character.)
 - What is written depends on nothing but content and settings; started again after a kill, it gives the same bytes.
 """
 
@@ -94,9 +94,9 @@ def prepare(args: Arguments, settings: dict[str, Any], folder: Path) -> None:
         headers = count_characters(as_batch(part.headers))
         lengths = part.songs.characters[part.rows] + headers
         begins, ends, tokens[split] = lay_out(lengths, around, around or len(separator))
-        workers = worker_count(int(lengths.sum()), worthwhile=1 << 28)
+        num_proc = worker_count(int(lengths.sum()), worthwhile=1 << 28)
         try:
-            write_stream(folder / f"{split}.bin", part, tokenizer, begins, tokens[split], separator, workers)
+            write_stream(folder / f"{split}.bin", part, tokenizer, begins, tokens[split], separator, num_proc)
         except UnknownCharacterError as error:
             raise LyricGPTError(f"a split has characters that the alphabet lacks: {error}") from None
         if cut is None:

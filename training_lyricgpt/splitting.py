@@ -42,10 +42,14 @@ class Part:
             self.headers = pa.repeat(pa.scalar("", pa.large_string()), len(self.rows))
 
 
-def worker_count(text_bytes: int, worthwhile: int) -> int:
-    """Processes for a stage over so many bytes, if fewer than `worthwhile` are not worth the start of one."""
-    return max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-                      text_bytes // worthwhile))  # fmt: skip
+def worker_count(text_bytes: int, worthwhile: int) -> int | None:
+    """`num_proc` of `Dataset.map` for a stage over so many bytes: one process for `worthwhile` bytes each, as far as there are cores.
+
+    None, this process itself, where a second one is not worth the start of both.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, text_bytes // worthwhile)
+    return workers if workers > 1 else None
 
 
 def text_bytes(songs: Songs) -> int:

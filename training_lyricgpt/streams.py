@@ -29,7 +29,13 @@ SONG_SCHEMA = pa.schema(
 
 
 def write_stream(
-    path: Path, part: Part, tokenizer: LyricGPTTokenizer, begins: np.ndarray, total: int, separator: str, workers: int
+    path: Path,
+    part: Part,
+    tokenizer: LyricGPTTokenizer,
+    begins: np.ndarray,
+    total: int,
+    separator: str,
+    num_proc: int | None = None,
 ) -> None:
     """Writes the ids of a split's songs, headers included, each to its place; the smallest unsigned type.
 
@@ -37,7 +43,7 @@ def write_stream(
         begins: The first token of each song, shape `(songs,)`, of the layout that `lay_out` gives.
         total: Tokens of the stream.
         separator: What stands between songs; empty where `<|endoftext|>` does, which then also begins and ends the stream.
-        workers: Processes.
+        num_proc: Processes that tokenize; None: this one.
 
     Raises:
         UnknownCharacterError: see `LyricGPTTokenizer.encode_utf8`.
@@ -68,7 +74,7 @@ def write_stream(
         tokenize,
         batched=True,
         batch_size=int(min(MOST_SONGS, max(1, BATCH_BYTES // mean))),
-        num_proc=workers if workers > 1 else None,
+        num_proc=num_proc,
         new_fingerprint="tokens",
         desc="tokenizing",
     )
