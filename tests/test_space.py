@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import PROJECT, train
+from conftest import ALONE, PROJECT, run, train
+from test_push import push_to
 
 from training_lyricgpt.reports import best_evaluation, read_metrics
 
@@ -26,14 +27,14 @@ PROMPT = "I walked along"
 
 
 @contextlib.contextmanager
-def serve(folder, model, app=PROJECT / "space" / "app.py", **environment):
-    """Runs the page in `folder`; gives its address and process."""
+def serve(folder, model, command=(PROJECT / "space" / "app.py",), **environment):
+    """Runs the page, or another command of Python, in `folder`; gives its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {"MODEL": str(model), "GRADIO_SERVER_PORT": str(port)} | environment
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, app], env=environment, cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, *command], env=environment, cwd=folder, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
@@ -418,3 +419,33 @@ def test_the_space_imports_what_its_requirements_name():
     ours = {path.stem for path in (PROJECT / "space").glob("*.py")}
     used = {name.split(".")[0] for path in (PROJECT / "space").glob("*.py") for name in imports(path)}
     assert used - ours - set(sys.stdlib_module_names) == required
+
+
+DOWNLOAD = "import sys; from huggingface_hub import *; snapshot_download('you/tiny-demo', repo_type='space', local_dir=sys.argv[1])"
+RUN = "import runpy; sys.path.insert(0, ''); runpy.run_path('app.py', run_name='__main__')"
+
+
+def test_a_published_demo_runs_from_its_own_files_and_writes_songs_of_its_model(tiny_run, hub, tmp_path, browser):
+    """In a process that has what a Space has: its files and variables, a secret, nothing of this project or machine."""
+    pushed = push_to(hub, tiny_run, "you/tiny", "--space")
+    assert pushed.returncode == 0, pushed.stderr
+    folder = tmp_path / "space"
+    downloaded = run([sys.executable, "-c", DOWNLOAD, folder], **hub.client, HF_TOKEN=hub.token("read"))
+    assert downloaded.returncode == 0, downloaded.stderr
+    variables = hub.repository("you/tiny-demo", "spaces").variables
+    environment = {key: variable["value"] for key, variable in variables.items()}
+    environment |= hub.client | {"HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": hub.token("read")}
+    environment |= {"SYSTEM": "spaces", "SPACE_ID": "you/tiny-demo", "GRADIO_SERVER_NAME": "127.0.0.1"}
+    hub.requests.clear()
+    with serve(folder, environment.pop("MODEL"), ("-I", "-c", ALONE + RUN), **environment) as (address, _):
+        assert [path for _, path in hub.requests if re.fullmatch("/you/tiny/resolve/.*/model.safetensors", path)]
+        visitor = Visitor(browser, address)
+        assert visitor.page.get_by_role("link", name="you/tiny").is_visible()
+        assert len(visitor.whole_song(length=100)) > len(PROMPT) + 10
+        visitor.page.get_by_role("tab", name="Figures").click()
+        card = visitor.page.locator("#card")
+        card.get_by_text("train loss").wait_for()
+        best = best_evaluation(read_metrics(tiny_run))
+        assert f"{best['val_loss']:.4f}" in card.inner_text()
+        assert card.locator("img").evaluate("image => image.naturalWidth") > 100
+        visitor.page.context.close()
