@@ -57,7 +57,7 @@ TOLERANCE = 1e-5
 
 TWIN_BRANCH = "native"
 SPACE = Path(__file__).resolve().parent / "space"
-SPACE_FILES = ("README.md", "app.py", "requirements.txt", "songs.py")
+SPACE_FILES = ("README.md", "app.py", "requirements.txt", "songs.py", "style.css")
 # Where a cache may lie besides HF_HOME.
 CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_MODULES_CACHE", "HF_XET_CACHE")
 
@@ -242,7 +242,7 @@ def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> s
             file.write(result.stderr)
         said = (result.stderr.strip().splitlines() or [f"it ended with status {result.returncode}"])[-1]
         again = "; if the network failed, run the same command again: it only loads it then" if revision else ""
-        raise LyricGPTError(f"{source} does not load in a fresh process{again}. It said: {said} (and more in {log})")
+        raise LyricGPTError(f"{source} does not load in a fresh process: {said} (more in {log}){again}")
     proof = json.loads(result.stdout.splitlines()[-1])
     difference = (torch.tensor(proof["logits"]) - logits).abs().max() / logits.abs().max()
     if proof["ids"] != ids[0].tolist() or not difference <= TOLERANCE:

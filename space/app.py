@@ -14,20 +14,7 @@ from songs import MAX_LENGTH, MAX_NAME, MAX_PROMPT, MODEL, SONGS, continue_song,
 # Requests that may wait; whoever comes then is told so.
 WAITING = 32
 MAX_SEED = 2**32 - 1
-CSS = """
-.gradio-container {width: 100% !important; max-width: 860px !important; margin: auto !important}
-.dark {--color-accent: var(--primary-400)}
-#song textarea {font-family: Georgia, 'Times New Roman', serif; font-size: 1.05rem; line-height: 1.55}
-#note {min-height: 2.6rem}
-#card h2:not(:first-of-type) {margin-top: 1.8rem}
-#card p:has(img) {overflow-x: auto}
-#card img {width: 100%; min-width: 540px; border-radius: 8px; background: white}
-#card code {overflow-wrap: anywhere; white-space: pre-wrap}
-#card table {display: block; overflow-x: auto; width: fit-content; max-width: 100%; padding: 0; border: 0 !important}
-#card :is(tr, th, td) {border: 0; border-bottom: 1px solid var(--border-color-primary); overflow-wrap: normal; word-break: normal}
-#card :is(th, td) {padding: .35rem .9rem .35rem 0; text-align: left; font-variant-numeric: tabular-nums}
-@media (max-width: 600px) {#card :is(th, td) {padding-right: .5rem; font-size: .8rem !important}}
-"""
+STYLE = Path(__file__).with_name("style.css")
 # None of the fonts is fetched from elsewhere.
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
 GREY = {"body_text_color_subdued": "*neutral_500", "input_placeholder_color": "*neutral_500"}
@@ -90,12 +77,7 @@ with gr.Blocks(title="LyricGPT", analytics_enabled=False) as page:
 
     buttons = [write, again, go_on, stop]
     inside = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    drawn = {
-        "outputs": [song, note],
-        "concurrency_id": "songs",
-        "concurrency_limit": SONGS,
-        "show_progress_on": note,
-    }
+    drawn = {"outputs": [song, note], "concurrency_id": "songs", "concurrency_limit": SONGS, "show_progress_on": note}
     asked = [prompt, temperature, length, seed, artist, title]
     begun = [
         write.click(lambda: are_busy(True), None, buttons, **inside),
@@ -114,11 +96,5 @@ with gr.Blocks(title="LyricGPT", analytics_enabled=False) as page:
 
 if __name__ == "__main__":
     page.queue(max_size=WAITING).launch(
-        theme=THEME,
-        css=CSS,
-        ssr_mode=False,
-        allowed_paths=[],
-        max_file_size=1,
-        enable_monitoring=False,
-        footer_links=[],
+        theme=THEME, css_paths=STYLE, ssr_mode=False, max_file_size=1, enable_monitoring=False, footer_links=[]
     )
