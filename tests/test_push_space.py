@@ -102,6 +102,7 @@ def test_what_the_hub_refuses_of_the_demo_is_said_and_the_same_command_goes_on(t
         ("/variables", {"status": 403}, "the token may not write to you/tiny-demo"),
         ("/repos/create", {"status": 402}, "the Hub asks to be paid before you/tiny-demo may run"),
     ]
+    hub.create("you/tiny")
     while failures:
         path, fault, says = failures.pop()
         hub.fault(path, **fault)
