@@ -8,6 +8,8 @@ Notable:
 - The proof is a fresh process that cannot import this project and has an empty cache: it loads that commit with
   `trust_remote_code` and gives logits, which are compared with this process's. The address is printed after it.
 - `--twin` also puts the same weights as a stock architecture on the branch `native`, proven without any trust.
+- `--space` also publishes `space/`, a page that writes songs with the model. The token stays here: whoever owns a
+  private model is told where to give its Space one.
 - `--dry_run` does all of that but the upload, and leaves the folder that would be sent.
 """
 
@@ -34,7 +36,16 @@ from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, load_arguments
 from training_lyricgpt.export import export_model, generation_config, text_to_compare
 from training_lyricgpt.files import read_json
-from training_lyricgpt.publishing import add_tag, full_name, open_repository, plan_commit, send
+from training_lyricgpt.publishing import (
+    Plan,
+    add_tag,
+    full_name,
+    has_secret,
+    open_repository,
+    plan_commit,
+    send,
+    set_variable,
+)
 from training_lyricgpt.quality import QUALITY, read_quality
 from training_lyricgpt.reports import METRICS, best_evaluation, model_card, read_metrics
 from training_lyricgpt.sample import load_run
@@ -45,11 +56,13 @@ RECORDS = ("curves.png", METRICS, "samples.txt", "corpus.json")
 TOLERANCE = 1e-5
 
 TWIN_BRANCH = "native"
+SPACE = Path(__file__).resolve().parent / "space"
+SPACE_FILES = ("README.md", "app.py", "requirements.txt", "songs.py", "style.css")
 # Where a cache may lie besides HF_HOME.
 CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_MODULES_CACHE", "HF_XET_CACHE")
 
 PROOF = """
-import json, sys
+import json, sys, traceback
 for name in ("modeling_lyricgpt", "tokenization_lyricgpt", "training_lyricgpt", "train_hf"):
     sys.modules[name] = None  # importing this project fails from here on, installed or not
 import torch
@@ -57,13 +70,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 source, revision, trust, text = sys.argv[1:]
 options = {"trust_remote_code": trust == "trust", **({"revision": revision} if revision else {})}
-tokenizer = AutoTokenizer.from_pretrained(source, **options)
-model = AutoModelForCausalLM.from_pretrained(source, **options).eval()
-ids = tokenizer(text, return_tensors="pt", split_special_tokens=True).input_ids
-with torch.no_grad():
-    logits = model(ids).logits[0, -1].tolist()
-write = pipeline("text-generation", model=source, **options)
-song = write("", max_new_tokens=min(60, model.config.max_position_embeddings // 2))[0]["generated_text"]
+try:
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    model = AutoModelForCausalLM.from_pretrained(source, **options).eval()
+    ids = tokenizer(text, return_tensors="pt", split_special_tokens=True).input_ids
+    with torch.no_grad():
+        logits = model(ids).logits[0, -1].tolist()
+    write = pipeline("text-generation", model=source, **options)
+    song = write("", max_new_tokens=min(60, model.config.max_position_embeddings // 2))[0]["generated_text"]
+except Exception as error:
+    traceback.print_exc()
+    sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")  # the last line says it all
 print(json.dumps({"ids": ids[0].tolist(), "logits": logits, "song": song}))
 """
 
@@ -182,6 +199,14 @@ def name_twin(card: Path) -> None:
     card.write_text(card.read_text(encoding="utf-8").replace("## Figures", use, 1), encoding="utf-8")
 
 
+def stage_space(run: Path, folder: Path) -> None:
+    """Writes into `folder` what is sent of the demo: the files of `space/` as they are."""
+    folder.mkdir()
+    for name in SPACE_FILES:
+        shutil.copyfile(SPACE / name, folder / name)
+    check_private(folder, run)
+
+
 def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> str:
     """Loads a published model in a fresh process and compares it with the run; returns what it sang.
 
@@ -212,9 +237,12 @@ def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> s
             text=True,
         )
     if result.returncode:
-        print(result.stderr.strip(), file=sys.stderr)
+        descriptor, log = tempfile.mkstemp(prefix="lyricgpt-proof-", suffix=".log")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(result.stderr)
+        said = (result.stderr.strip().splitlines() or [f"it ended with status {result.returncode}"])[-1]
         again = "; if the network failed, run the same command again: it only loads it then" if revision else ""
-        raise LyricGPTError(f"{source} does not load in a fresh process, which said the above{again}")
+        raise LyricGPTError(f"{source} does not load in a fresh process: {said} (more in {log}){again}")
     proof = json.loads(result.stdout.splitlines()[-1])
     difference = (torch.tensor(proof["logits"]) - logits).abs().max() / logits.abs().max()
     if proof["ids"] != ids[0].tolist() or not difference <= TOLERANCE:
@@ -232,21 +260,41 @@ def list_files(folder: Path) -> None:
     print(f"  {sum(sizes.values()):>12,} bytes in all")
 
 
-def publish(folder: Path, run: Path, repository: str, branch: str, args: argparse.Namespace, tag: str | None) -> str:
-    """Sends a staged folder to a branch, in one commit or none, and proves it; returns what it sang."""
-    plan = plan_commit(folder, repository, branch, tag)
-    commit = send(plan, folder, args.message)
+def commit_folder(plan: Plan, folder: Path, message: str) -> str:
+    """Sends what a plan says, in one commit or none, and says so; returns the commit."""
+    commit = send(plan, folder, message)
     if commit == plan.head:
-        print(f"{repository} holds this already, as {commit} on {branch}; loading it back", flush=True)
+        print(f"{plan.repository} holds this already, as {commit} on {plan.branch}", flush=True)
     else:
         sent = sum((folder / name).stat().st_size for name in plan.changed)
-        print(f"{len(plan.changed)} files, {sent:,} bytes, sent as {commit} on {branch}; loading it back", flush=True)
+        print(f"{len(plan.changed)} files, {sent:,} bytes, sent as {commit} on {plan.branch}", flush=True)
+    return commit
+
+
+def publish(folder: Path, run: Path, repository: str, branch: str, args: argparse.Namespace, tag: str | None) -> str:
+    """Sends a staged model to a branch, and proves it; returns what it sang."""
+    plan = plan_commit(folder, repository, branch, tag)
+    commit = commit_folder(plan, folder, args.message or "Upload LyricGPT model")
+    print("loading it back", flush=True)
     song = prove(repository, commit, run, trust=branch != TWIN_BRANCH)
     if tag is not None and not plan.is_tagged:
         add_tag(repository, tag, commit)
     if TWIN_BRANCH in plan.branches and not args.twin:
         print(f"the branch {TWIN_BRANCH} still holds what an earlier push put there; --twin renews it")
     return song
+
+
+def publish_space(folder: Path, space: str, repository: str, args: argparse.Namespace) -> None:
+    """Sends the staged demo to a Space that runs the published model, and says what is left to do."""
+    address = open_repository(space, not args.public, repo_type="space")
+    plan = plan_commit(folder, space, "main", repo_type="space")
+    set_variable(space, "MODEL", repository)  # first: a commit starts the Space
+    commit_folder(plan, folder, args.message or "Upload LyricGPT demo")
+    if not args.public and not has_secret(space, "HF_TOKEN"):
+        print(
+            f"{repository} is private: set the Space's secret HF_TOKEN to a token that reads it, at {address}/settings"
+        )
+    print(address)
 
 
 def main() -> None:
@@ -257,21 +305,32 @@ def main() -> None:
     parser.add_argument("--public", action="store_true", help="make the repository public (default: private)")
     parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to (default: main)")
     parser.add_argument("--tag", help="name for the commit, for example v1, given once it is proven to load")
-    parser.add_argument("--message", default="Upload LyricGPT model", help="commit message")
+    parser.add_argument("--message", help="commit message (default: Upload LyricGPT model)")
     parser.add_argument("--twin", action="store_true", help=f"also put a stock checkpoint on the branch {TWIN_BRANCH}")
+    parser.add_argument(
+        "--space", nargs="?", const="", metavar="NAME", help="also publish the demo (default name: REPOSITORY-demo)"
+    )
     parser.add_argument(
         "--dry_run", action="store_true", help="write what would be sent, prove that it loads, and stop"
     )
     args = parser.parse_args()
-    try:
-        validate_repo_id(args.repository)
-    except HFValidationError as error:
-        raise LyricGPTError(f"{args.repository!r} is not a repository name: {error}") from None
+    for name in (args.repository, *([args.space] if args.space else [])):
+        try:
+            validate_repo_id(name)
+        except HFValidationError as error:
+            raise LyricGPTError(f"{name!r} is not a repository name: {error}") from None
     if args.revision == TWIN_BRANCH:
         raise LyricGPTError(f"the branch {TWIN_BRANCH} is for stock checkpoints: choose another, or say --twin")
+    if args.space is not None and args.revision != "main":
+        raise LyricGPTError(
+            f"a Space runs the model on the branch main: leave out --space or --revision {args.revision}"
+        )
     if not args.run.is_dir():
         raise LyricGPTError(f"no such run folder: {args.run}")
     repository = args.repository if args.dry_run else full_name(args.repository)
+    space = args.space or f"{repository}-demo"
+    if args.space and not args.dry_run:
+        space = full_name(args.space)
 
     staged = Path(tempfile.mkdtemp(prefix="lyricgpt-push-"))
     keep = False
@@ -286,11 +345,17 @@ def main() -> None:
         for branch, folder in folders.items():
             print(f"{'would send' if args.dry_run else 'sending'} to {repository}, branch {branch}:")
             list_files(folder)
+        if args.space is not None:
+            stage_space(args.run, staged / "space")
+            print(f"{'would send' if args.dry_run else 'sending'} to the Space {space}, with MODEL={repository}:")
+            list_files(staged / "space")
         if args.dry_run:
             for branch, folder in folders.items():
                 song = prove(str(folder), None, args.run, trust=branch != TWIN_BRANCH)
                 print(f"\nit loads in a fresh process and sings: {song!r}")
                 print(f"nothing was sent; the folder is {folder}")
+            if args.space is not None:
+                print(f"the demo's folder is {staged / 'space'}")
             keep = True
             return
         address = open_repository(repository, not args.public)
@@ -298,6 +363,8 @@ def main() -> None:
             song = publish(folder, args.run, repository, branch, args, args.tag if branch == args.revision else None)
             print(f"it loads in a fresh process and sings: {song!r}")
             print(address if branch == "main" else f"{address}/tree/{branch}")
+        if args.space is not None:
+            publish_space(staged / "space", space, repository, args)
     finally:
         if not keep:
             shutil.rmtree(staged, ignore_errors=True)

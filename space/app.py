@@ -3,41 +3,38 @@
 The environment's `MODEL` names the model: a Hub id, or a run folder. The server gives out no file and takes none.
 """
 
+import base64
 from pathlib import Path
 
 import gradio as gr
-from figures import figures
-from songs import (
-    MAX_LENGTH,
-    MAX_NAME,
-    MAX_PROMPT,
-    MAX_SEED,
-    MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
-    MODEL,
-    SONGS,
-    continue_song,
-    knows_names,
-    number,
-    write_song,
-)
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from songs import MAX_LENGTH, MAX_NAME, MAX_PROMPT, MODEL, SONGS, continue_song, knows_names, write_song
 
 # Requests that may wait; whoever comes then is told so.
 WAITING = 32
-CSS = """
-.gradio-container {width: 100% !important; max-width: 860px !important; margin: auto !important}
-#song textarea {font-family: Georgia, 'Times New Roman', serif; font-size: 1.05rem; line-height: 1.55}
-#figures img {width: 100%; border-radius: 8px; background: white}
-#figures .wide {overflow-x: auto; contain: inline-size}
-#figures table {width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums}
-#figures :is(th, td) {padding: .35rem .6rem; text-align: right; border: 0; border-bottom: 1px solid var(--border-color-primary)}
-#figures tr {border: 0 !important}
-#figures :is(th, td):first-child {text-align: left}
-#figures h3 {margin: 1.4rem 0 .4rem; font-size: 1.1rem}
-@media (max-width: 600px) {#figures table {font-size: .8rem} #figures :is(th, td) {padding: .3rem .25rem}}
-"""
-FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # none is fetched from elsewhere
-THEME = gr.themes.Default(primary_hue="indigo", **FONTS)
+MAX_SEED = 2**32 - 1
+STYLE = Path(__file__).with_name("style.css")
+# None of the fonts is fetched from elsewhere.
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
+GREY = {"body_text_color_subdued": "*neutral_500", "input_placeholder_color": "*neutral_500"}
+THEME = gr.themes.Default(primary_hue="indigo", **FONTS).set(**GREY)
+
+
+def record(name: str) -> bytes:
+    """A file of the model's repository or run folder; empty where there is none."""
+    try:
+        path = Path(MODEL) / name if Path(MODEL).is_dir() else Path(hf_hub_download(MODEL, name))
+        return path.read_bytes()
+    except (EntryNotFoundError, FileNotFoundError):
+        return b""
+
+
+def card() -> str:
+    """The model's card from its figures on, the curves written into it: they are no file to be given out."""
+    text = record("README.md").decode() or "This model has no card."
+    curves = f"data:image/png;base64,{base64.b64encode(record('curves.png')).decode()}"
+    return text[max(0, text.find("## Figures")) :].replace("](curves.png)", f"]({curves})")
 
 
 def are_busy(busy: bool) -> list[dict]:
@@ -45,24 +42,19 @@ def are_busy(busy: bool) -> list[dict]:
     return [gr.update(interactive=not busy)] * 3 + [gr.update(interactive=busy)]
 
 
-def next_seed(seed: float) -> list:
-    return [int(number(seed, 0, MAX_SEED - 1)) + 1, *are_busy(True)]
-
-
 with gr.Blocks(title="LyricGPT", analytics_enabled=False) as page:
-    name = Path(MODEL).resolve().name if Path(MODEL).is_dir() else MODEL
-    gr.Markdown(f"# LyricGPT\nA character-level GPT that writes songs. Model: `{name}`")
+    is_run = Path(MODEL).is_dir()
+    name = f"`{Path(MODEL).resolve().name}`" if is_run else f"[{MODEL}](https://huggingface.co/{MODEL})"
+    gr.Markdown(f"# LyricGPT\nA character-level GPT that writes songs. Model: {name}")
     with gr.Tab("Write"):
         with gr.Row(visible=knows_names):
-            artist = gr.Textbox(label="Artist", max_length=MAX_NAME, min_width=140)
-            title = gr.Textbox(label="Title", max_length=MAX_NAME, min_width=140)
+            artist = gr.Textbox(label="Artist", max_lines=1, max_length=MAX_NAME, min_width=140)
+            title = gr.Textbox(label="Title", max_lines=1, max_length=MAX_NAME, min_width=140)
         prompt = gr.Textbox(
-            label="How the song begins", placeholder="empty: as the model likes", lines=2, max_length=MAX_PROMPT
+            label="How the song begins", placeholder="empty: the model begins", lines=2, max_length=MAX_PROMPT
         )
         with gr.Row():
-            temperature = gr.Slider(
-                MIN_TEMPERATURE, MAX_TEMPERATURE, 0.9, step=0.05, label="Temperature", scale=2, min_width=220
-            )
+            temperature = gr.Slider(0.1, 1.5, 0.9, step=0.05, label="Temperature", scale=2, min_width=220)
             length = gr.Slider(50, MAX_LENGTH, 600, step=50, label="Length", scale=2, min_width=220)
             seed = gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label="Seed", min_width=100)
         with gr.Row():
@@ -70,10 +62,18 @@ with gr.Blocks(title="LyricGPT", analytics_enabled=False) as page:
             again = gr.Button("Again", min_width=100)
             go_on = gr.Button("Continue", min_width=100)
             stop = gr.Button("Stop", interactive=False, min_width=100)
-        song = gr.Textbox(label="Song", lines=16, max_lines=16, interactive=False, buttons=["copy"], elem_id="song")
-        note = gr.HTML(elem_id="note", label="Note")
+        note = gr.HTML(elem_id="note", label="Note", padding=False)
+        song = gr.Textbox(
+            label="Song",
+            placeholder="Write begins one.",
+            lines=14,
+            max_lines=14,
+            interactive=False,
+            buttons=["copy"],
+            elem_id="song",
+        )
     with gr.Tab("Figures"):
-        gr.HTML(figures(), elem_id="figures")
+        gr.Markdown(card(), elem_id="card")
 
     buttons = [write, again, go_on, stop]
     inside = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -81,7 +81,7 @@ with gr.Blocks(title="LyricGPT", analytics_enabled=False) as page:
     asked = [prompt, temperature, length, seed, artist, title]
     begun = [
         write.click(lambda: are_busy(True), None, buttons, **inside),
-        again.click(next_seed, seed, [seed, *buttons], **inside),
+        again.click(lambda seed: [min((seed or 0) + 1, MAX_SEED), *are_busy(True)], seed, [seed, *buttons], **inside),
         go_on.click(lambda: are_busy(True), None, buttons, **inside),
     ]
     writing = [
@@ -90,10 +90,11 @@ with gr.Blocks(title="LyricGPT", analytics_enabled=False) as page:
         begun[2].then(continue_song, [song, temperature, length, seed], **drawn, api_name="continue"),
     ]
     for event in writing:
-        event.then(lambda: are_busy(False), None, buttons, **inside)
+        for ended in (event.then, event.failure):  # (a refused one is no `then`)
+            ended(lambda: are_busy(False), None, buttons, **inside)
     stop.click(lambda: are_busy(False), None, buttons, cancels=writing, **inside)
 
 if __name__ == "__main__":
     page.queue(max_size=WAITING).launch(
-        theme=THEME, css=CSS, ssr_mode=False, allowed_paths=[], max_file_size=1, footer_links=[]
+        theme=THEME, css_paths=STYLE, ssr_mode=False, max_file_size=1, enable_monitoring=False, footer_links=[]
     )

@@ -8,6 +8,7 @@ Notable:
   there is noticed.
 - `hub.fault(...)` makes chosen requests fail: with a status, by a connection cut before or after they took effect, or
   by something that happens just before.
+- A Space has variables and secrets, and a README.md from the beginning; it does not run.
 - It trades what the Hub has besides: no Xet storage, discussions, pull requests, or moved repositories.
 """
 
@@ -98,6 +99,8 @@ class Repository:
     private: bool
     branches: dict[str, Commit] = field(default_factory=dict)
     tags: dict[str, Commit] = field(default_factory=dict)
+    variables: dict[str, dict] = field(default_factory=dict)
+    secrets: dict[str, dict] = field(default_factory=dict)
 
     def commit(self, branch: str, author: str, title: str, message: str, files: dict[str, Blob]) -> Commit:
         parent = self.branches.get(branch)
@@ -128,6 +131,7 @@ class Fault:
         cut: `request`: the connection is cut while the request is read, which takes no effect. `response`: the request
             takes effect, and the connection is cut in the middle of the answer.
         before: Called before the request is answered.
+        at_cut: Called when the connection is about to be cut.
         times: How many requests are hit.
     """
 
@@ -137,6 +141,7 @@ class Fault:
     retry_after: int | None = None
     cut: str | None = None
     before: Callable | None = None
+    at_cut: Callable = lambda: None
     times: int = 1
 
 
@@ -163,22 +168,27 @@ class Hub:
     def repository(self, name: str, kind: str = "models") -> Repository:
         return self.repositories[kind, name]
 
-    def commits(self, name: str, branch: str = "main") -> list[Commit]:
+    def commits(self, name: str, branch: str = "main", kind: str = "models") -> list[Commit]:
         """Commits of a branch, the newest first, without the one that created the repository."""
-        return self.repository(name).branches[branch].history()[:-1]
+        return self.repository(name, kind).branches[branch].history()[:-1]
 
-    def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
-        return {path: blob.content for path, blob in self.repository(name).find(revision).files.items()}
+    def files(self, name: str, revision: str = "main", kind: str = "models") -> dict[str, bytes]:
+        return {path: blob.content for path, blob in self.repository(name, kind).find(revision).files.items()}
 
     def create(self, name: str, private: bool = True, kind: str = "models") -> Repository:
         repository = self.repositories[kind, name] = Repository(kind, name, private)
         attributes = Blob(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", False)
-        repository.commit("main", "system", "initial commit", "", {".gitattributes": attributes})
+        files = {".gitattributes": attributes}
+        if kind == "spaces":
+            files["README.md"] = Blob(b"---\ntitle: New\nsdk: gradio\napp_file: app.py\n---\n", False)
+        repository.commit("main", "system", "initial commit", "", files)
         return repository
 
-    def commit_as(self, user: str, name: str, files: dict[str, bytes], branch: str = "main") -> Commit:
+    def commit_as(
+        self, user: str, name: str, files: dict[str, bytes], branch: str = "main", kind: str = "models"
+    ) -> Commit:
         """A commit that comes from somewhere else."""
-        repository = self.repository(name)
+        repository = self.repository(name, kind)
         added = {path: Blob(content, is_lfs(path, content, len(content))) for path, content in files.items()}
         return repository.commit(branch, user, "Edit", "", repository.branches[branch].files | added)
 
@@ -293,6 +303,8 @@ def build_app(hub: Hub) -> Starlette:
         if (kind, name) in hub.repositories:
             error = "You already created this model repo"
             return JSONResponse({"error": error, "url": url}, 409, {"X-Error-Message": error})
+        if kind == "spaces" and body.get("sdk") not in ("gradio", "docker", "static"):
+            raise Refusal(400, "a Space needs an sdk")
         private = body.get("private", False) or body.get("visibility") == "private"
         hub.create(name, private, kind)
         return JSONResponse({"url": url, "name": name, "private": private})
@@ -429,6 +441,18 @@ def build_app(hub: Hub) -> Starlette:
         repository.tags[name] = repository.find(revision)
         return JSONResponse({}, 201)
 
+    async def variables(request):
+        """A Space's variables; those who may write there see and change them."""
+        repository = find_repository(hub, request, write=True)
+        if request.method == "POST":
+            body = await request.json()
+            repository.variables[body["key"]] = {"value": body["value"], "updatedAt": "2026-01-01T00:00:00.000Z"}
+        return JSONResponse(repository.variables)
+
+    async def secrets(request):
+        """The names of a Space's secrets."""
+        return JSONResponse(find_repository(hub, request, write=True).secrets)
+
     async def lfs_batch(request):
         find_repository(hub, request, write=True)
         objects = []
@@ -486,6 +510,8 @@ def build_app(hub: Hub) -> Starlette:
         Route(repository + "/commit/{revision}", commit, methods=["POST"]),
         Route(repository + "/branch/{branch}", branch, methods=["POST", "DELETE"]),
         Route(repository + "/tag/{revision}", tag, methods=["POST", "DELETE"]),
+        Route(repository + "/variables", variables, methods=["GET", "POST"]),
+        Route(repository + "/secrets", secrets),
         Route("/lfs/{oid}", lfs_upload, methods=["PUT"]),
         Route("/lfs/{oid}", lfs_download),
         Route("/{namespace}/{name}.git/info/lfs/objects/batch", lfs_batch, methods=["POST"]),
@@ -550,11 +576,13 @@ class Door:
             length, arrived = int(headers.get(b"content-length", 0)), 0
             while arrived < length / 2:
                 arrived += len((await receive()).get("body", b""))
+            fault.at_cut()
             return transport.abort()
         if fault.cut == "response":
 
             async def send_half(message):
                 if message["type"] == "http.response.body":
+                    fault.at_cut()
                     body = message.get("body", b"")
                     await send({**message, "body": body[: len(body) // 2], "more_body": True})
                     transport.close()

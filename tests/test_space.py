@@ -3,38 +3,38 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
-from conftest import PROJECT, train
+from conftest import ALONE, PROJECT, run, train
+from test_push import push_to
+
+from training_lyricgpt.reports import best_evaluation, read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PROMPT = "I walked along"
 
 
-@pytest.fixture(scope="module")
-def space(tmp_path_factory):
-    """Address of the page and its process, its model trained with artists and titles, slow enough to be stopped."""
-    folder = tmp_path_factory.mktemp("space")
-    sizes = {"hidden_size": 256, "num_hidden_layers": 8, "max_steps": 10, "quality_songs": 2}
-    trained = train(output_dir=folder / "run", conditioning="artist_title", **sizes)
-    assert trained.returncode == 0, trained.stderr
+@contextlib.contextmanager
+def serve(folder, model, command=(PROJECT / "space" / "app.py",), **environment):
+    """Runs the page, or another command of Python, in `folder`; gives its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"MODEL": str(folder / "run"), "GRADIO_SERVER_PORT": str(port)}
+    environment = os.environ | {"MODEL": str(model), "GRADIO_SERVER_PORT": str(port)} | environment
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, PROJECT / "space" / "app.py"], env=environment, cwd=folder, stdout=log, stderr=log
-        )
+        process = subprocess.Popen([sys.executable, *command], env=environment, cwd=folder, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
@@ -47,6 +47,30 @@ def space(tmp_path_factory):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory):
+    """A run trained with artists and titles, its model slow enough to be stopped."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    sizes = {"hidden_size": 256, "num_hidden_layers": 8, "max_steps": 10, "quality_songs": 2}
+    trained = train(output_dir=folder, conditioning="artist_title", **sizes)
+    assert trained.returncode == 0, trained.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def space(trained_run, tmp_path_factory):
+    """Address of the page and its process."""
+    with serve(tmp_path_factory.mktemp("space"), trained_run) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def hasty(trained_run, tmp_path_factory):
+    """Address of a page that gives each song little time."""
+    with serve(tmp_path_factory.mktemp("hasty"), trained_run, MAX_SECONDS="1.5") as served:
+        yield served[0]
 
 
 @pytest.fixture
@@ -121,14 +145,18 @@ def visitor(browser, server):
     visitor.page.context.close()
 
 
-def call(server, endpoint, *data):
-    """What the page's interface answers to any values: the status, and the last event's name and data."""
+def ask(server, endpoint, *data):
+    """Asks the page's interface for something, with any values; returns where its answer will be."""
     body = json.dumps({"data": data}).encode()
     address = f"{server}/gradio_api/call/{endpoint}"
     request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as response:
-        event = json.load(response)["event_id"]
-    with urllib.request.urlopen(f"{address}/{event}", timeout=120) as response:
+        return f"{address}/{json.load(response)['event_id']}"
+
+
+def call(server, endpoint, *data):
+    """What the page's interface answers to any values: the last event's name and data."""
+    with urllib.request.urlopen(ask(server, endpoint, *data), timeout=120) as response:
         name, value = response.read().decode().strip().split("\n\n")[-1].split("\n")
     return name.removeprefix("event: "), json.loads(value.removeprefix("data: "))
 
@@ -211,6 +239,64 @@ def test_whoever_leaves_leaves_the_server_free(browser, space):
     assert processor_seconds(space[1], 1) < 0.2
 
 
+def test_a_request_ends_with_its_time_and_continue_goes_on(browser, hasty):
+    visitor = Visitor(browser, hasty)
+    song = visitor.whole_song()
+    note = visitor.page.locator("#note")
+    assert note.inner_text() == "Stopped after 1.5 seconds; Continue goes on."
+    assert len(PROMPT) + 10 < len(song) < 2000
+    longer = visitor.click("Continue").until_finished().song
+    assert longer.startswith(song)
+    visitor.whole_song(length=50)
+    assert note.inner_text() == ""
+    visitor.page.context.close()
+
+
+def test_whoever_comes_when_too_many_wait_is_told_so_and_may_try_again(browser, hasty):
+    visitor = Visitor(browser, hasty)
+    refusals, over = [], threading.Event()
+
+    def keep_the_queue_full():
+        while not over.is_set():
+            try:
+                ask(hasty, "write", "", 0.9, 2000, 0, "", "")
+            except urllib.error.HTTPError as error:
+                refusals.append((error.code, error.read().decode()))
+                time.sleep(0.02)
+
+    crowd = threading.Thread(target=keep_the_queue_full)
+    crowd.start()
+    try:
+        visitor.until(lambda: refusals)
+        for _ in range(20):  # one of the crowd may have left a place free
+            visitor.click("Write")
+            with contextlib.suppress(Exception):
+                visitor.page.get_by_text("This application is currently busy. Please try again.").wait_for(timeout=1000)
+                break
+            visitor.click("Stop")
+        else:
+            pytest.fail("nobody was told that the queue is full")
+        visitor.until(visitor.button("Write").is_enabled, 5)
+        assert visitor.button("Stop").is_disabled()
+    finally:
+        over.set()
+        crowd.join()
+    assert refusals[0] == (503, '{"detail":"Queue is full. Max size is 32 and size is 32."}')
+    time.sleep(3)  # some of those who wait get their songs
+    assert visitor.whole_song(length=50).startswith(PROMPT)
+    visitor.page.context.close()
+
+
+def test_whoever_waits_may_stop_waiting(browser, hasty):
+    for _ in range(30):
+        ask(hasty, "write", "", 0.9, 2000, 0, "", "")
+    visitor = Visitor(browser, hasty)
+    visitor.click("Write").until(lambda: "queue: " in visitor.page.locator("#note").inner_text())
+    visitor.click("Stop").until(visitor.button("Write").is_enabled, 5)
+    assert visitor.song == ""
+    visitor.page.context.close()
+
+
 def test_unknown_characters_are_named_and_replaced(visitor):
     song = visitor.whole_song(prompt="Café ☃ “so”", length=50)
     assert song.startswith('Cafe  "so"')
@@ -219,12 +305,14 @@ def test_unknown_characters_are_named_and_replaced(visitor):
     assert "☃ (U+2603), left out" in note
 
 
-def test_the_figures_are_those_of_the_run(visitor):
+def test_the_figures_are_those_of_the_run(visitor, trained_run):
     visitor.page.get_by_role("tab", name="Figures").click()
-    figures = visitor.page.locator("#figures")
-    figures.get_by_text("train loss").wait_for()
-    assert figures.locator("img").evaluate("image => image.naturalWidth") > 100
-    assert "longest run copied" in figures.inner_text()
+    card = visitor.page.locator("#card")
+    card.get_by_text("train loss").wait_for()
+    assert card.locator("img").evaluate("image => image.naturalWidth") > 100
+    assert "longest run copied" in card.inner_text()
+    best = best_evaluation(read_metrics(trained_run))
+    assert f"{best['val_loss']:.4f}" in card.inner_text()
 
 
 @pytest.mark.parametrize("tab", ["Write", "Figures"])
@@ -239,10 +327,11 @@ def test_a_phone_need_not_scroll_sideways(browser, server, tab):
 HOSTILE = {
     "a huge prompt": ("é☃" * 2_000_000, 0.9, 50, 0, "", ""),
     "a huge name": ("", 0.9, 50, 0, "Z" * 1_000_000, ""),
-    "nothing": ("", 0.9, 50, None, None, None),
+    "nothing": (None, 0.9, 50, None, None, None),
     "a list for a text": ([1, [2]], 0.9, 50, 0, {}, True),
     "control characters": ("a\x00b\x1b[31m\u202e\r\r\n\x07", 0.9, 50, 0, "\n\n", "\x00"),
     "half a surrogate pair": ("\ud800", 0.9, 50, 0, "", ""),
+    "text from right to left": ("\u202eשלום\u2066\u200f", 0.9, 50, 0, "", ""),
     "special tokens": ("<|endoftext|><|unk|><|pad|>", 0.9, 50, 0, "<|endoftext|>", ""),
     "a template": ("{{ 7 * 7 }}", 0.9, 50, 0, "{% for x in range(10**9) %}x{% endfor %}", ""),
     "markup": ("<script>alert(1)</script>", 0.9, 50, 0, "", ""),
@@ -250,6 +339,10 @@ HOSTILE = {
 REFUSED = {
     "a word for a number": ("", "hot", 50, 0, "", ""),
     "no number": ("", 0.9, 50, float("nan"), "", ""),
+    "no number for a length": ("", 0.9, float("nan"), 0, "", ""),
+    "no temperature": ("", None, 50, 0, "", ""),
+    "a list for a number": ("", 0.9, [50], 0, "", ""),
+    "a negative seed": ("", 0.9, 50, -1, "", ""),
     "no end": ("", float("inf"), 50, 0, "", ""),
     "an endless song": ("", 0.9, 10**9, 0, "", ""),
     "a negative length": ("", 0.9, -1, 0, "", ""),
@@ -265,7 +358,7 @@ def test_odd_input_gets_a_song_all_the_same(server, name):
     assert event == "complete"
     assert 0 < len(song) < 1500
     assert not set("\x00\x1b\r\u202e\ud800<") & set(song)
-    assert "<" not in note
+    assert "<" not in re.sub("</?bdi>", "", note)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -283,11 +376,31 @@ def test_a_song_has_an_end(server):
     assert "ends at 20,000" in note
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", str(PROJECT / "space" / "app.py"), "log", "run/config.json"])
-def test_no_file_is_served(server, path):
-    with pytest.raises(urllib.error.HTTPError) as error:
-        urllib.request.urlopen(f"{server}/gradio_api/file={path}")
-    assert error.value.code in (403, 404)
+PATHS = [
+    "/etc/passwd",
+    "/proc/self/environ",
+    str(PROJECT / "space" / "app.py"),
+    "log",
+    "config.json",
+    "../run/config.json",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("door", ["gradio_api/file=", "file=", "static/", "assets/../", "gradio_api/proxy=file://"])
+def test_no_file_is_served(server, door, path):
+    for way in (path, path.replace("/", "%2f").replace(".", "%2e")):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"{server}/{door}{way}")
+        assert error.value.code in (400, 403, 404)
+
+
+def test_the_page_does_not_say_where_it_lies_or_how_it_is_used(server, trained_run):
+    for path in ("", "config", "gradio_api/info", "openapi.json", "theme.css"):
+        content = urllib.request.urlopen(f"{server}/{path}").read().decode()
+        assert not [place for place in (PROJECT, trained_run.parent, Path.home()) if f"{place}/" in content], path
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{server}/monitoring")
 
 
 def test_no_file_is_taken(server):
@@ -299,9 +412,40 @@ def test_no_file_is_taken(server):
 
 
 def test_the_space_imports_what_its_requirements_name():
-    required = {line.split(">")[0] for line in (PROJECT / "space" / "requirements.txt").read_text().split()}
+    lines = (PROJECT / "space" / "requirements.txt").read_text().splitlines()
+    required = {line.split(">")[0] for line in lines if not line.startswith("--")}
     from test_repository import imports
 
     ours = {path.stem for path in (PROJECT / "space").glob("*.py")}
     used = {name.split(".")[0] for path in (PROJECT / "space").glob("*.py") for name in imports(path)}
     assert used - ours - set(sys.stdlib_module_names) == required
+
+
+DOWNLOAD = "import sys; from huggingface_hub import *; snapshot_download('you/tiny-demo', repo_type='space', local_dir=sys.argv[1])"
+RUN = "import runpy; sys.path.insert(0, ''); runpy.run_path('app.py', run_name='__main__')"
+
+
+def test_a_published_demo_runs_from_its_own_files_and_writes_songs_of_its_model(tiny_run, hub, tmp_path, browser):
+    """In a process that has what a Space has: its files and variables, a secret, nothing of this project or machine."""
+    pushed = push_to(hub, tiny_run, "you/tiny", "--space")
+    assert pushed.returncode == 0, pushed.stderr
+    folder = tmp_path / "space"
+    downloaded = run([sys.executable, "-c", DOWNLOAD, folder], **hub.client, HF_TOKEN=hub.token("read"))
+    assert downloaded.returncode == 0, downloaded.stderr
+    variables = hub.repository("you/tiny-demo", "spaces").variables
+    environment = {key: variable["value"] for key, variable in variables.items()}
+    environment |= hub.client | {"HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": hub.token("read")}
+    environment |= {"SYSTEM": "spaces", "SPACE_ID": "you/tiny-demo", "GRADIO_SERVER_NAME": "127.0.0.1"}
+    hub.requests.clear()
+    with serve(folder, environment.pop("MODEL"), ("-I", "-c", ALONE + RUN), **environment) as (address, _):
+        assert [path for _, path in hub.requests if re.fullmatch("/you/tiny/resolve/.*/model.safetensors", path)]
+        visitor = Visitor(browser, address)
+        assert visitor.page.get_by_role("link", name="you/tiny").is_visible()
+        assert len(visitor.whole_song(length=100)) > len(PROMPT) + 10
+        visitor.page.get_by_role("tab", name="Figures").click()
+        card = visitor.page.locator("#card")
+        card.get_by_text("train loss").wait_for()
+        best = best_evaluation(read_metrics(tiny_run))
+        assert f"{best['val_loss']:.4f}" in card.inner_text()
+        assert card.locator("img").evaluate("image => image.naturalWidth") > 100
+        visitor.page.context.close()

@@ -5,12 +5,14 @@ Notable:
   commit, so a push that was interrupted can simply be started again.
 - The commit names its parent: if somebody else has committed meanwhile, the Hub refuses it.
 - A new branch begins empty, at the repository's first commit, whatever is on `main`.
+- Models and Spaces take the same way; `repo_type` says which, in the Hub's words.
 - Rate limits are waited for as long as the Hub asks, within reason. A commit whose answer got lost is not tried again
   here: it may have taken effect.
 """
 
 import contextlib
 import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +45,9 @@ ATTEMPTS = 5
 LONGEST_WAIT = 300  # seconds that a rate limit is waited for at once
 # Files that a push writes; one on the branch that a push no longer writes belongs to another model.
 WRITTEN = re.compile(r"\w+_lyricgpt\.py|model[\w.-]*\.safetensors(\.index\.json)?|quality\.json")
-# Files that say nothing about what a repository holds.
+# The file that says what a repository holds.
+TELLING = {"model": "config.json", "space": "app.py"}
+# Files that say nothing about it.
 NEUTRAL = (".gitattributes", "README.md", "LICENSE")
 
 
@@ -97,6 +101,7 @@ def hub_errors(repository: str, conflict: str = "") -> Iterator[None]:
             asked = seconds_asked(cause.response)
             refusals = {
                 401: "the Hub does not accept the token: run `hf auth login`, or set HF_TOKEN",
+                402: f"the Hub asks to be paid before {repository} may run",
                 403: f"the token may not write to {repository}: use one with write access to it",
                 404: f"the Hub has no {repository} that this token can see",
                 409: conflict or f"{repository} changed meanwhile",
@@ -131,24 +136,25 @@ def full_name(repository: str) -> str:
     return f"{owner}/{name}"
 
 
-def open_repository(repository: str, private: bool) -> str:
+def open_repository(repository: str, private: bool, repo_type: str = "model") -> str:
     """Creates the repository if it is not there; returns its address.
 
     Raises:
         LyricGPTError: it is there, and public where it was to be private, or the other way round.
     """
     api = HfApi()
+    kind = {"repo_type": repo_type, **({"space_sdk": "gradio"} if repo_type == "space" else {})}
     with hub_errors(repository, conflict=f"the name {repository} was taken just now: choose another, or run it again"):
         try:
-            is_private = patiently(api.repo_info, repository).private
+            is_private = patiently(api.repo_info, repository, repo_type=repo_type).private
         except RepositoryNotFoundError:
-            patiently(api.create_repo, repository, private=private)
+            patiently(api.create_repo, repository, private=private, **kind)
             is_private = private
     if private and not is_private:
         raise LyricGPTError(f"{repository} exists and is public; say --public if that is what you want")
     if is_private and not private:
         raise LyricGPTError(f"{repository} exists and is private; leave --public out, or change it in its settings")
-    return f"{api.endpoint}/{repository}"
+    return f"{api.endpoint}/{'spaces/' if repo_type == 'space' else ''}{repository}"
 
 
 @dataclass
@@ -164,6 +170,7 @@ class Plan:
     """
 
     repository: str
+    repo_type: str
     branch: str
     head: str
     changed: list[str]
@@ -182,25 +189,26 @@ def is_same(path: Path, there: RepoFile) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == there.blob_id
 
 
-def plan_commit(folder: Path, repository: str, branch: str, tag: str | None = None) -> Plan:
+def plan_commit(folder: Path, repository: str, branch: str, tag: str | None = None, repo_type: str = "model") -> Plan:
     """Compares a folder with a branch of the Hub, which is begun if it is not there.
 
     Raises:
-        LyricGPTError: the branch holds a model of another kind, or the tag stands for something else already.
+        LyricGPTError: the branch holds something of another kind, or the tag stands for something else already.
     """
     api = HfApi()
     with hub_errors(repository):
-        refs = patiently(api.list_repo_refs, repository)
+        refs = patiently(api.list_repo_refs, repository, repo_type=repo_type)
         heads = {ref.name: ref.target_commit for ref in refs.branches}
         if branch not in heads:
-            first = patiently(api.list_repo_commits, repository)[-1].commit_id
-            patiently(api.create_branch, repository, branch=branch, revision=first)
+            first = patiently(api.list_repo_commits, repository, repo_type=repo_type)[-1].commit_id
+            patiently(api.create_branch, repository, branch=branch, revision=first, repo_type=repo_type)
             heads[branch] = first
         head = heads[branch]
-        tree = patiently(lambda: list(api.list_repo_tree(repository, revision=head, recursive=True)))
+        listing = {"revision": head, "recursive": True, "repo_type": repo_type}
+        tree = patiently(lambda: list(api.list_repo_tree(repository, **listing)))
         there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
         if set(there) - set(NEUTRAL):
-            check_kind(folder, repository, head, there)
+            check_kind(folder, repository, repo_type, head, there)
     sent = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     changed = [name for name, path in sent.items() if name not in there or not is_same(path, there[name])]
     stale = [name for name in there if name not in sent and WRITTEN.fullmatch(name)]
@@ -209,23 +217,29 @@ def plan_commit(folder: Path, repository: str, branch: str, tag: str | None = No
         raise LyricGPTError(
             f"{repository} has a tag {tag} already, of commit {tagged[:12]}; choose another name for this one"
         )
-    return Plan(repository, branch, head, changed, stale, tagged is not None, list(heads))
+    return Plan(repository, repo_type, branch, head, changed, stale, tagged is not None, list(heads))
 
 
-def check_kind(folder: Path, repository: str, head: str, there: Iterable[str]) -> None:
-    """Makes sure that a model replaces only a model of its own kind.
+def check_kind(folder: Path, repository: str, repo_type: str, head: str, there: Iterable[str]) -> None:
+    """Makes sure that a model replaces only a model of its own kind, and a Space only an earlier one of this demo.
 
     Raises:
         LyricGPTError: the commit holds something else.
     """
-    kind = None
-    if "config.json" in there:
-        url = hf_hub_url(repository, "config.json", revision=head)
+    name, content = TELLING[repo_type], None
+    if name in there:
+        url = hf_hub_url(repository, name, revision=head, repo_type=repo_type)
         answer = patiently(http_backoff, "GET", url, headers=build_hf_headers())
         hf_raise_for_status(answer)
-        kind = answer.json().get("model_type")
-    if kind != read_json(folder / "config.json")["model_type"]:
-        holds = "files that are no model" if kind is None else f"a model of type {kind}"
+        content = answer.content
+    if content is None:
+        holds = f"files that are no {repo_type}"
+    elif repo_type == "space":
+        holds = None if b"LyricGPT" in content else "another Space"
+    else:
+        kind = json.loads(content).get("model_type")
+        holds = None if kind == read_json(folder / name)["model_type"] else f"a model of type {kind}"
+    if holds is not None:
         raise LyricGPTError(f"the name {repository} is taken: it holds {holds}; choose another name")
 
 
@@ -245,6 +259,7 @@ def send(plan: Plan, folder: Path, message: str) -> str:
             HfApi().create_commit,
             plan.repository,
             operations,
+            repo_type=plan.repo_type,
             commit_message=message,
             revision=plan.branch,
             parent_commit=plan.head,
@@ -260,3 +275,17 @@ def add_tag(repository: str, tag: str, commit: str) -> None:
     """
     with hub_errors(repository, conflict=f"{repository} has got a tag {tag} meanwhile; choose another name"):
         patiently(HfApi().create_tag, repository, tag=tag, revision=commit)
+
+
+def set_variable(space: str, key: str, value: str) -> None:
+    """Gives a Space an environment variable, unless it has it already: each change starts the Space anew."""
+    with hub_errors(space):
+        there = patiently(HfApi().get_space_variables, space)
+        if key not in there or there[key].value != value:
+            patiently(HfApi().add_space_variable, space, key, value)
+
+
+def has_secret(space: str, key: str) -> bool:
+    """Whether a Space has been given a secret of that name; what it is, the Hub tells nobody."""
+    with hub_errors(space):
+        return key in patiently(HfApi().get_space_secrets, space)
