@@ -181,7 +181,7 @@ def limits_section(records: Records) -> str:
         )
     else:
         memory = f"**Memory.** It sees {config.max_position_embeddings} characters at most; what lies further back is forgotten."
-    content = "**Content.** Nothing filters what it writes: it repeats the tone of its songs, whatever that is."
+    content = "**Content.** Nothing filters what it writes: the tone of its songs, whatever that is, and words that none of them has."
     return f"""## Limits
 
 {bullets([meaning, copies, memory, *alphabet_lines(records), content])}

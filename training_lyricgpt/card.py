@@ -206,10 +206,10 @@ def samples_section(records: Records, source: str) -> str:
         asked = [f"{key} {escape(song[key])}" for key in ("artist", "title") if song[key]]
         blocks.append(f"Seed {song['seed']}{''.join(', ' + part for part in asked)}:\n\n{code_block(song['song'])}")
     first, songs = drawn["songs"][0], "\n\n".join(blocks)
-    command = ["python", "-m", "training_lyricgpt.sample", source]
-    for option, value in (("artist", first["artist"]), ("title", first["title"]), ("prompt", drawn["prompt"])):
-        command += [f"--{option}={value}"] if value else []
-    command += ["--seed", str(first["seed"]), "--max_new_tokens", str(drawn["max_new_tokens"])]
+    asked = {"artist": first["artist"], "title": first["title"], "prompt": drawn["prompt"]}
+    options = [f"--{option}={shlex.quote(value)}" for option, value in asked.items() if value]
+    options += [f"--seed {first['seed']}", f"--max_new_tokens {drawn['max_new_tokens']}"]
+    command = f"python -m training_lyricgpt.sample {shlex.quote(source)} \\\n    {' '.join(options)}"
     prompt = f", each begun with {code_span(drawn['prompt'])}" if drawn["prompt"] else ""
     device = f" (these were drawn on `{records.environment[-1]['device']}`)" if records.environment else ""
     best = records.best
@@ -218,7 +218,7 @@ def samples_section(records: Records, source: str) -> str:
 Unedited and not chosen, {drawn["max_new_tokens"]} characters at most{prompt}. The code above prints them, and so does LyricGPT, one at a time.
 On another kind of device{device} a seed gives another song.
 
-{code_block(shlex.join(command), "bash")}
+{code_block(command, "bash")}
 
 {songs}
 

@@ -276,7 +276,7 @@ def reproduction_section(records: Records, repository: str | None) -> str:
 
 {code_block(training_command(records, repository), "bash")}
 
-Seed {args.seed} draws the initialisation, the batches and the dropout; seed {args.split_seed} the split. On the same machine with these
+Seed {args.seed} draws the initialisation, the batches and the dropout; seed {args.split_seed} the split. On the same machine with the same
 versions every loss and every sample comes out the same, digit for digit; on another kind of processor, or with another number
 of threads, nearly so. The files of the corpus are those with the checksums under Data.
 {changes}
