@@ -34,6 +34,7 @@ from modeling_lyricgpt import LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, load_arguments
+from training_lyricgpt.card import model_card
 from training_lyricgpt.export import export_model, generation_config, text_to_compare
 from training_lyricgpt.files import read_json
 from training_lyricgpt.publishing import (
@@ -46,9 +47,11 @@ from training_lyricgpt.publishing import (
     send,
     set_variable,
 )
-from training_lyricgpt.quality import QUALITY, read_quality
-from training_lyricgpt.reports import METRICS, best_evaluation, model_card, read_metrics
+from training_lyricgpt.quality import QUALITY, SONGS, read_quality, read_songs
+from training_lyricgpt.records import ENVIRONMENT, read_records
+from training_lyricgpt.reports import METRICS, best_evaluation, read_metrics
 from training_lyricgpt.sample import load_run
+from training_lyricgpt.sources import is_hub_id
 from training_lyricgpt.twins import comparison_windows, write_twin
 
 RECORDS = ("curves.png", METRICS, "samples.txt", "corpus.json")
@@ -89,15 +92,20 @@ def shareable_arguments(args: Arguments) -> Arguments:
     """The run's configuration with file names in place of paths."""
     values = args.to_dict()
     for name in ("dataset", "validation_file", "output_dir"):
-        if values[name] is not None:
+        if values[name] is not None and not is_hub_id(values[name]):
             values[name] = Path(values[name]).name
     if values["init_from"] and (Path(values["init_from"]).exists() or values["init_from"].startswith((".", "/", "~"))):
         values["init_from"] = Path(values["init_from"]).name
     return Arguments(**values)
 
 
-def stage(run: Path, repository: str, folder: Path) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
+def stage(
+    run: Path, repository: str, folder: Path, twin: str | None = None
+) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
     """Writes into `folder` what is sent of a run; returns its model and tokenizer.
+
+    Args:
+        twin: Branch that will hold the same weights as a stock architecture, for the card to name.
 
     Raises:
         LyricGPTError: the run is not finished enough, or what would be sent is not what it should be.
@@ -111,12 +119,17 @@ def stage(run: Path, repository: str, folder: Path) -> tuple[LyricGPTForCausalLM
     model.generation_config = generation_config(tokenizer)
     export_model(model, tokenizer, folder)
     rows = read_metrics(run)
-    quality = read_quality(run, best_evaluation(rows)["step"])
-    for name in (*RECORDS, *([QUALITY] if quality else [])):
+    step = best_evaluation(rows)["step"]
+    is_there = {
+        QUALITY: read_quality(run, step),
+        SONGS: read_songs(run, step),
+        ENVIRONMENT: (run / ENVIRONMENT).exists(),
+    }
+    for name in (*RECORDS, *(name for name, there in is_there.items() if there)):
         shutil.copyfile(run / name, folder / name)
     args = shareable_arguments(load_arguments(run / "run.yaml"))
     args.save(folder / "run.yaml")
-    card = model_card(args, corpus, rows, model.num_parameters(), repository, quality)
+    card = model_card(read_records(folder, args, corpus, rows), repository, twin)
     (folder / "README.md").write_text(str(card), encoding="utf-8")
     check_code(folder)
     check_private(folder, run)
@@ -189,14 +202,6 @@ def stage_twin(
     place = f'"{repository}", revision="{TWIN_BRANCH}"'
     (folder / "README.md").write_text(card.replace('"this folder or repository"', place), encoding="utf-8")
     check_private(folder, run)
-
-
-def name_twin(card: Path) -> None:
-    """Says in the card of the model where its twin is."""
-    use = f"""Without `trust_remote_code`, as a stock architecture of the same weights: `revision="{TWIN_BRANCH}"`.
-
-## Figures"""
-    card.write_text(card.read_text(encoding="utf-8").replace("## Figures", use, 1), encoding="utf-8")
 
 
 def stage_space(run: Path, folder: Path) -> None:
@@ -337,10 +342,9 @@ def main() -> None:
     try:
         # What is sent to which branch.
         folders = {args.revision: staged / "model"}
-        model, tokenizer = stage(args.run, repository, folders[args.revision])
+        model, tokenizer = stage(args.run, repository, folders[args.revision], TWIN_BRANCH if args.twin else None)
         if args.twin:
             folders[TWIN_BRANCH] = staged / "twin"
-            name_twin(folders[args.revision] / "README.md")
             stage_twin(args.run, model, tokenizer, repository, folders[TWIN_BRANCH])
         for branch, folder in folders.items():
             print(f"{'would send' if args.dry_run else 'sending'} to {repository}, branch {branch}:")

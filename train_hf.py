@@ -34,6 +34,7 @@ from tokenization_lyricgpt.tokenization_lyricgpt import describe_characters
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.advice import advise
 from training_lyricgpt.arguments import Arguments, parse_arguments
+from training_lyricgpt.card import write_reports
 from training_lyricgpt.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from training_lyricgpt.corpus_report import describe_corpus
 from training_lyricgpt.cpu_kernels import cpu_kernels, fits
@@ -51,8 +52,18 @@ from training_lyricgpt.files import clear_unfinished, lock_folder, saving, write
 from training_lyricgpt.initialization import build_model, load_parent
 from training_lyricgpt.optimization import build_optimizers, learning_rate, set_learning_rate
 from training_lyricgpt.planning import describe_needs, describe_plan, flops_per_character, matrix_product_rate
-from training_lyricgpt.quality import QUALITY, describe_quality, judge_run, read_quality
+from training_lyricgpt.quality import (
+    QUALITY,
+    SONGS,
+    describe_quality,
+    draw_songs,
+    judge_run,
+    read_quality,
+    read_songs,
+)
+from training_lyricgpt.records import note_start
 from training_lyricgpt.reports import (
+    SAMPLE_CHARACTERS,
     TABLE_HEAD,
     best_evaluation,
     overfitting,
@@ -60,14 +71,12 @@ from training_lyricgpt.reports import (
     table_line,
     time_spent,
     write_metrics,
-    write_reports,
 )
 from training_lyricgpt.resuming import check_folder
 from training_lyricgpt.sample import encode_prompt, load_run, write_song
 from training_lyricgpt.tokens import TokenizedCorpus, batch_offsets, evaluation_offsets, load_corpus
 from training_lyricgpt.wording import plural
 
-SAMPLE_CHARACTERS = 300
 SPLIT_NAMES = {"train": "train", "val": "validation"}
 
 
@@ -217,9 +226,8 @@ def train(args: Arguments, launch: str) -> None:
 
     # Model and optimizers
     bare_model = build_model(args, corpus, parent)
-    parameters = bare_model.num_parameters()
     say(
-        f"model: {args.variant}, {parameters:,} parameters; {plural(accelerator.num_processes, 'process', 'es')} on "
+        f"model: {args.variant}, {bare_model.num_parameters():,} parameters; {plural(accelerator.num_processes, 'process', 'es')} on "
         f"{accelerator.device.type}, precision {accelerator.mixed_precision}\n"
         f"{describe_needs(args, bare_model, accelerator)}"
     )
@@ -255,12 +263,15 @@ def train(args: Arguments, launch: str) -> None:
         rows = []  # stopped within the first evaluation
     if rows and is_main:  # a kill may have come between the record and what is drawn from it
         with saving(folder):
-            write_reports(folder, args, report, rows, parameters)
+            write_reports(folder, args, report, rows)
     if going_on and step >= args.max_steps and rows and rows[-1]["step"] == step:
         say(f"the run in {folder} is complete: {step:,} steps (a larger --max_steps goes on)")
         finish(args, accelerator, corpus, folder, rows, say)
         return
     peak_rate = matrix_product_rate(bare_model.config, accelerator)
+    if is_main:
+        with saving(folder):
+            note_start(folder, args, accelerator, step)
     if step:
         say(f"going on from step {step:,} of {args.max_steps:,}")
     if args.tracker != "none":
@@ -323,7 +334,7 @@ def train(args: Arguments, launch: str) -> None:
                 row |= {"evaluation_seconds": now - began, "elapsed_seconds": elapsed + now - started}
                 rows.append(row | {"sample_seed": seed, "sample": text})
                 write_metrics(folder, rows)
-                write_reports(folder, args, report, rows, parameters)
+                write_reports(folder, args, report, rows)
             say(table_line(row))
             if len(rows) == 1 and (advice := advise(args, bare_model.config.hidden_dropout, len(corpus.train))):
                 say(advice)
@@ -426,12 +437,16 @@ def finish(
     model.to(accelerator.device)
     say(f"\nA song it just wrote:\n\n{write_song(model, tokenizer, args.sample_prompt, seed=args.seed)}\n")
     if args.quality_songs:
-        quality = read_quality(folder, best["step"])
-        if quality is None or quality["quality_songs"] != args.quality_songs:
+        quality, songs = read_quality(folder, best["step"]), read_songs(folder, best["step"])
+        is_judged = quality is not None and quality["quality_songs"] == args.quality_songs
+        if not is_judged:
             quality = judge_run(args, model, corpus, best["step"])
+        if not is_judged or songs is None:
+            songs = draw_songs(args, model, corpus, best["step"])
             with saving(folder):
                 write_json(folder / QUALITY, quality)
-                write_reports(folder, args, corpus.report, rows, model.num_parameters())
+                write_json(folder / SONGS, songs)
+                write_reports(folder, args, corpus.report, rows)
         say(describe_quality(quality) + "\n")
     say(f"model:  {folder}\ncurves: {folder / 'curves.png'}")
     say(f"more:   python -m training_lyricgpt.sample {folder}")

@@ -25,6 +25,14 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(config):
     assert (args.dataset, args.max_steps, args.batch_size, args.block_size) == ("a.csv", 20, 8, 256)
 
 
+def test_a_licence_in_the_file_is_of_the_songs_in_the_file(config, tmp_path):
+    file = config(f"dataset: {tmp_path}/a.csv\ndata_license: cc0-1.0")
+    assert parse_arguments([file]).data_license == "cc0-1.0"
+    assert parse_arguments([file, f"--dataset={tmp_path}/x/../a.csv"]).data_license == "cc0-1.0"
+    assert parse_arguments([file, "--dataset=b.csv"]).data_license is None
+    assert parse_arguments([file, "--dataset=b.csv", "--data_license=mit"]).data_license == "mit"
+
+
 def test_a_number_in_scientific_notation_is_a_number(config):
     assert parse_arguments([config("dataset: a.csv\nlearning_rate: 3e-4")]).learning_rate == 3e-4
 

@@ -1,10 +1,8 @@
-"""Curves, samples, cards, and overfitting said in words."""
+"""Curves, samples, and overfitting said in words."""
 
 import json
 
 import pytest
-from huggingface_hub import ModelCard
-from huggingface_hub.repocard_data import model_index_to_eval_results
 from matplotlib.image import imread
 
 from training_lyricgpt import LyricGPTError
@@ -57,23 +55,6 @@ def test_curves_are_drawn_for_any_number_of_evaluations(tmp_path, count):
     picture = imread(draw_curves(tmp_path, rows([3 / (index + 1) for index in range(count)])))
     assert picture.shape[:2] == (480, 1200)
     assert len({tuple(pixel) for row in picture[::4, ::4] for pixel in row.round(2)}) > 10
-
-
-def test_the_card_of_a_run_is_valid_and_its_figures_are_the_records(tiny_run):
-    card = ModelCard.load(tiny_run / "README.md")
-    best = best_evaluation(read_metrics(tiny_run))
-    name, results = model_index_to_eval_results(card.data.to_dict()["model-index"])
-    assert name == f"lyricgpt-{tiny_run.name}"
-    assert {result.metric_type: result.metric_value for result in results} == {
-        "loss": round(best["val_loss"], 4),
-        "accuracy": round(best["val_accuracy"], 4),
-        "bits_per_character": round(best["val_bits_per_char"], 4),
-    }
-    assert card.data.library_name == "transformers"
-    assert card.data.pipeline_tag == "text-generation"
-    for row in read_metrics(tiny_run):
-        assert f"| {row['step']:,} | {row['train_loss']:.4f} | {row['val_loss']:.4f} |" in card.text
-    assert best["sample"] in card.text
 
 
 def test_samples_are_written_by_step(tiny_run):

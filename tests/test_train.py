@@ -20,7 +20,9 @@ MODEL_FILES = {
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "configuration_lyricgpt.py", "drafts_lyricgpt.py", "generation_lyricgpt.py", "modeling_lyricgpt.py", "tokenization_lyricgpt.py",
 }  # fmt: skip
-RECORDS = {"README.md", "curves.png", "metrics.jsonl", "samples.txt", "run.yaml", "corpus.json", "checkpoints"}
+RECORDS = {
+    "README.md", "curves.png", "metrics.jsonl", "samples.txt", "run.yaml", "corpus.json", "environment.json", "checkpoints"
+}  # fmt: skip
 
 
 def metrics(folder):

@@ -27,6 +27,7 @@ DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "sample.ya
 MAY_CHANGE = (
     "dataset",  # moved: its checksum is compared instead
     "validation_file",
+    "data_license",
     "max_steps",
     "eval_interval",
     "eval_only",
@@ -54,6 +55,11 @@ class CorpusArguments:
     dataset: str | None = describe(
         "Path or glob of the lyrics: .csv, .tsv, .jsonl, .parquet (one song a row) or .txt (one document), also compressed "
         "(.gz, .zst, .zip); or a dataset of the Hub: user/name, user/name:config, user/name:config:split.",
+        None,
+    )
+    data_license: str | None = describe(
+        "Licence of the lyrics, for the model card: an identifier of the Hub (cc0-1.0, cc-by-4.0, …) or any other words. "
+        "Default: none is stated. One that stands in the configuration is of the dataset that stands there.",
         None,
     )
     text_column: str | None = describe("Column that holds the lyrics. Default: found by name (text, lyrics, …).", None)
@@ -260,15 +266,25 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     if rest:
         _refuse_unknown(rest[0].split("=")[0].lstrip("-"), "on the command line")
     config = parser.parse_args(argv).config
-    namespace = parser.parse_args(_as_options(read_yaml(config)) + argv)
+    values = read_yaml(config)
+    namespace = parser.parse_args(_as_options(values) + argv)
     args = Arguments(**{name: getattr(namespace, name) for name in FIELDS})
     options = {part.partition("=")[0][2:].replace("-", "_") for part in argv if part.startswith("--")}
     args.given = frozenset(name for name in FIELDS if {name, f"no_{name}"} & options)
+    if "data_license" not in args.given and not _is_same_dataset(args.dataset, values.get("dataset")):
+        args.data_license = None  # what was stated is of other songs
     if args.output_dir is None:
         args.output_dir = str(Path("runs") / Path(config).stem)
     args.output_dir = str(Path(args.output_dir).expanduser())
     check_arguments(args)
     return args
+
+
+def _is_same_dataset(one: str | None, other: str | None) -> bool:
+    """Whether two values of `dataset` name the same: as they stand, or as paths."""
+    return one == other or (
+        bool(one and other) and Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    )
 
 
 def load_arguments(path: str | Path) -> Arguments:

@@ -44,7 +44,7 @@ from .wording import plural
 ATTEMPTS = 5
 LONGEST_WAIT = 300  # seconds that a rate limit is waited for at once
 # Files that a push writes; one on the branch that a push no longer writes belongs to another model.
-WRITTEN = re.compile(r"\w+_lyricgpt\.py|model[\w.-]*\.safetensors(\.index\.json)?|quality\.json")
+WRITTEN = re.compile(r"\w+_lyricgpt\.py|model[\w.-]*\.safetensors(\.index\.json)?|(quality|songs|environment)\.json")
 # The file that says what a repository holds.
 TELLING = {"model": "config.json", "space": "app.py"}
 # Files that say nothing about it.

@@ -3,6 +3,7 @@
 Notable:
 - Sampled and held-out songs are as many and are cut to the same length: the longest copied run grows with both.
 - Everything is drawn from the best weights with the run's seed, so that the same run gives the same figures.
+- The songs that a card shows are the first that were drawn, each with a seed of its own, so that anybody can draw it again.
 """
 
 import math
@@ -22,13 +23,16 @@ from .conditioning import without_header
 from .evaluation import BitsPerCharacter, KnownWords, Originality, ReturningLines
 from .files import read_json
 from .originality import TrainingIndex
+from .sample import write_song
 from .tokens import TokenizedCorpus, TokenStream, stream_text
 from .wording import plural
 
-QUALITY = "quality.json"
+QUALITY, SONGS = "quality.json", "songs.json"
 SONG_CHARACTERS = 1000
 READ_CHARACTERS = 1 << 22  # of the training text at once
 SHOWN_CHARACTERS = 120
+CARD_SONGS, CARD_SONG_CHARACTERS = 3, 500
+ASKED_SONGS = 100  # held-out ones whose names are looked at for them
 
 
 def sample_songs(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, count: int, seed: int) -> list[str]:
@@ -95,18 +99,70 @@ def judge_run(args: Arguments, model: LyricGPTForCausalLM, corpus: TokenizedCorp
     return {"step": step, "seed": args.seed, "quality_songs": count} | judge_songs(model, corpus, songs)
 
 
-def read_quality(folder: Path, step: int) -> dict[str, Any] | None:
-    """The figures of a run's songs, if there are any of the model of `step`.
+def names_to_ask_for(tokenizer: LyricGPTTokenizer, stream: TokenStream) -> list[tuple[str, str]]:
+    """Artist and title of a few held-out songs, evenly spread, for a model that can be asked by them; else no names.
+
+    Names that this alphabet or a command line cannot hold are passed over.
+    """
+    template = tokenizer.init_kwargs.get("song_template") or ""
+    asked = [f"if {key}" in template for key in ("artist", "title")]
+    rows = np.unique(np.linspace(0, len(stream.songs) - 1, ASKED_SONGS).astype(np.int64)) if any(asked) else []
+    found = []
+    for row in rows:
+        names = [
+            stream.songs[key][int(row)].as_py() if is_asked else ""
+            for key, is_asked in zip(("artist", "title"), asked, strict=True)
+        ]
+        names = [" ".join(name.split()) for name in names]
+        text = "".join(names)
+        is_spelled = not tokenizer.unknown_characters(text) and not any(
+            token in text for token in tokenizer.all_special_tokens
+        )
+        if text and text.isprintable() and is_spelled:
+            found.append(tuple(names))
+    if len(found) < CARD_SONGS:
+        return [("", "")] * CARD_SONGS
+    return [found[index] for index in np.linspace(0, len(found) - 1, CARD_SONGS).astype(np.int64)]
+
+
+def draw_songs(args: Arguments, model: LyricGPTForCausalLM, corpus: TokenizedCorpus, step: int) -> dict[str, Any]:
+    """The content of `songs.json`: songs for the card, as `python -m training_lyricgpt.sample` draws them.
+
+    Args:
+        step: At which the model was best.
+    """
+    songs = []
+    for index, (artist, title) in enumerate(names_to_ask_for(corpus.tokenizer, corpus.validation)):
+        header = corpus.tokenizer.song_prompt(artist, title) if artist or title else ""
+        seed = args.seed + index
+        text = write_song(
+            model, corpus.tokenizer, header + args.sample_prompt, seed=seed, max_new_tokens=CARD_SONG_CHARACTERS
+        )
+        songs.append({"seed": seed, "artist": artist, "title": title, "song": text})
+    return {"step": step, "prompt": args.sample_prompt, "max_new_tokens": CARD_SONG_CHARACTERS, "songs": songs}
+
+
+def read_record(path: Path, step: int) -> dict[str, Any] | None:
+    """A record of songs, if there is one of the model of `step`.
 
     Raises:
         LyricGPTError: the file is damaged.
     """
-    path = folder / QUALITY
     try:
-        quality = read_json(path) if path.exists() else {}
+        record = read_json(path) if path.exists() else {}
     except ValueError as error:
         raise LyricGPTError(f"{path} is damaged ({error}); remove it, and the same command writes it again") from None
-    return quality if quality.get("step") == step else None
+    return record if record.get("step") == step else None
+
+
+def read_quality(folder: Path, step: int) -> dict[str, Any] | None:
+    """The figures of a run's songs, if there are any of the model of `step`."""
+    return read_record(folder / QUALITY, step)
+
+
+def read_songs(folder: Path, step: int) -> dict[str, Any] | None:
+    """The songs that the card shows, if the model of `step` has drawn them."""
+    return read_record(folder / SONGS, step)
 
 
 def share(value: float) -> str:

@@ -1,8 +1,8 @@
-"""What a run shows of itself: metrics, curves, samples and the model card.
+"""What a run shows of itself: metrics, curves and samples.
 
 Notable:
-- `metrics.jsonl` is the one record; `curves.png`, `samples.txt` and `README.md` are drawn from it, so that they agree
-  with each other after any interruption.
+- `metrics.jsonl` is the one record; `curves.png`, `samples.txt` and the card are drawn from it, so that they agree with each
+  other after any interruption.
 - Overfitting is said in words, not left to be read off a curve.
 """
 
@@ -10,18 +10,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from . import LyricGPTError
-from .arguments import Arguments
 from .files import UNFINISHED, write_text
-from .quality import longest_passage, quality_rows, read_quality
-from .wording import duration, plural
+from .wording import duration
 
 METRICS = "metrics.jsonl"
+SAMPLE_CHARACTERS = 300  # of the song at each evaluation
 # Validation loss above its best by this many nats, in two evaluations or more, is overfitting and not noise.
 OVERFITTING_MARGIN = 0.01
 TRAIN_COLOR, VALIDATION_COLOR, INK, GRID = "#5b8def", "#d1495b", "#2b2d42", "#e6e8ee"
@@ -140,153 +138,3 @@ def write_samples(folder: Path, rows: list[dict[str, Any]]) -> None:
         for row in rows
     ]
     write_text(folder / "samples.txt", "\n".join(blocks))
-
-
-def originality_section(quality: dict[str, Any] | None) -> str:
-    """What the model copies, as a section of the card; empty where it was not judged."""
-    if quality is None:
-        return ""
-    table = "\n".join(f"| {name} | {sampled} | {held_out} |" for name, sampled, held_out in quality_rows(quality))
-    sentence = longest_passage(quality)
-    return f"""
-## How original it is
-
-{plural(quality["sampled"]["songs"], "song")} drawn with seed {quality["seed"]}, beside {
-        plural(quality["held_out"]["songs"], "song")
-    } that the model was not
-trained on, each cut to the same length:
-
-| | sampled | held out |
-|---|---|---|
-{table}
-{
-        f'''
-{sentence[0].upper()}{sentence[1:]}.
-'''
-        if sentence
-        else ""
-    }"""
-
-
-def model_card(
-    args: Arguments,
-    corpus: dict[str, Any],
-    rows: list[dict[str, Any]],
-    parameters: int,
-    repository: str,
-    quality: dict[str, Any] | None = None,
-) -> ModelCard:
-    """The card of a run, every figure from its records.
-
-    Args:
-        corpus: The contents of `corpus.json`.
-        parameters: Number of the model's parameters.
-        repository: What `from_pretrained` is to be given: a Hub id, or the run's folder.
-        quality: The figures of its songs, if there are any.
-    """
-    best = best_evaluation(rows)
-    name = Path(args.output_dir).resolve().name
-    dataset = ", ".join(file["name"] for file in corpus["files"])
-    metrics = [("loss", "val_loss"), ("accuracy", "val_accuracy"), ("bits_per_character", "val_bits_per_char")]
-    data = ModelCardData(
-        model_name=f"lyricgpt-{name}",
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["lyricgpt", "character-level", "lyrics", "custom_code"],
-        eval_results=[
-            EvalResult(
-                task_type="text-generation",
-                task_name="Next-character prediction",
-                dataset_type="lyrics",
-                dataset_name=f"{dataset} (held-out part)",
-                metric_type=kind,
-                metric_value=round(best[key], 4),
-            )
-            for kind, key in metrics
-        ],
-    )
-    table = "\n".join(
-        f"| {row['step']:,} | {row['train_loss']:.4f} | {row['val_loss']:.4f} | {row['train_accuracy']:.4f} "
-        f"| {row['val_accuracy']:.4f} | {row['val_bits_per_char']:.4f} |"
-        for row in rows
-    )
-    files = "\n".join(f"- `{f['name']}`: {f['bytes']:,} bytes, SHA-256 `{f['sha256']}`" for f in corpus["files"])
-    begun = "trained from scratch"
-    if args.init_from:
-        is_local = Path(args.init_from).exists() or args.init_from.startswith((".", "/", "~"))
-        begun = f"begun with the weights of {'another model' if is_local else f'`{args.init_from}`'} and trained on"
-        data.base_model = None if is_local else args.init_from
-    turned = overfitting(rows)
-    dropout = "the variant's default" if args.dropout is None else args.dropout
-    cleaned = "as it is, line endings included" if args.cleaning == "none" else "cleaned (`cleaning: standard`)"
-    body = f"""
-# lyricgpt-{name}
-
-A character-level GPT that writes song lyrics, {begun} with LyricGPT: {parameters:,} parameters, variant
-`{args.variant}`, {args.num_hidden_layers} layers, {args.num_attention_heads} heads, width {args.hidden_size}, windows of
-{args.block_size} characters, an alphabet of {corpus["alphabet_size"]} characters.
-
-## Use
-
-```python
-from transformers import pipeline
-
-write = pipeline("text-generation", model="{repository}", trust_remote_code=True)
-print(write("", max_new_tokens=500)[0]["generated_text"])
-```
-
-An empty prompt starts a new song; any other prompt is continued. Songs may be longer than {args.block_size} characters.
-
-## Figures
-
-Best validation loss **{best["val_loss"]:.4f}** nats a character ({best["val_bits_per_char"]:.4f} bits), accuracy
-{best["val_accuracy"]:.4f}, at step {best["step"]:,}; these are the weights in this repository.{f" {turned[0].upper()}{turned[1:]}." if turned else ""}
-
-![Loss and accuracy of both splits over the steps](curves.png)
-
-| step | train loss | val loss | train acc | val acc | val bits a character |
-|---|---|---|---|---|---|
-{table}
-
-## Data
-
-{files}
-
-The text was taken {cleaned}, split by {corpus["split"]}: {plural(corpus["tokens"]["train"], "token")} for training,
-{plural(corpus["tokens"]["validation"], "token")} held out, {plural(corpus["songs"], "song")} read,
-{plural(corpus["skipped_empty"], "empty row")} skipped.
-
-## Recipe
-
-{plural(args.max_steps, "step")} of {args.batch_size} windows of {args.block_size} characters with `{args.optimizer}`, learning rate {args.learning_rate:g} (`{args.lr_schedule}`),
-weight decay {args.weight_decay:g}, dropout {dropout}, seed {args.seed}. All settings are in `run.yaml`.
-
-## A sample, unedited
-
-Seed {best["sample_seed"]}, step {best["step"]:,}:
-
-```text
-{best["sample"]}
-```
-{originality_section(quality)}
-## Limits
-
-It spells and rhymes by ear and understands nothing; it may repeat passages of the songs it was trained on. It knows
-only the characters of its alphabet.
-
-## Licence
-
-The code in this repository is Apache-2.0. The songs belong to their owners; no licence is stated here for them, nor for
-the weights that were trained on them.
-"""
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")
-
-
-def write_reports(
-    folder: Path, args: Arguments, corpus: dict[str, Any], rows: list[dict[str, Any]], parameters: int
-) -> None:
-    """Draws everything that follows from the record: curves, samples, card."""
-    draw_curves(folder, rows)
-    write_samples(folder, rows)
-    quality = read_quality(folder, best_evaluation(rows)["step"])
-    write_text(folder / "README.md", str(model_card(args, corpus, rows, parameters, args.output_dir, quality)))

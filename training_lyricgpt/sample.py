@@ -26,12 +26,16 @@ from . import LyricGPTError
 
 
 class CharacterStreamer(BaseStreamer):
-    """Writes each character as soon as it is drawn; special tokens are left out."""
+    """Writes each character as soon as it is drawn; special tokens are left out.
 
-    def __init__(self, tokenizer: LyricGPTTokenizer, file: TextIO):
+    Args:
+        skip_prompt: Leave out what the song begins with. (Without a prompt that may be a character: see `generation_config`.)
+    """
+
+    def __init__(self, tokenizer: LyricGPTTokenizer, file: TextIO, skip_prompt: bool = True):
         self.tokenizer = tokenizer
         self.file = file
-        self.is_prompt = True
+        self.is_prompt = skip_prompt
 
     def put(self, value: torch.Tensor) -> None:
         if self.is_prompt:  # the caller has printed it as it was given
@@ -148,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.num_samples > 1:
             print(f"--- song {index + 1} of {args.num_samples}, seed {args.seed + index} ---")
         sys.stdout.write(prompt.removeprefix(tokenizer.bos_token or ""))
-        streamer = CharacterStreamer(tokenizer, sys.stdout)
+        streamer = CharacterStreamer(tokenizer, sys.stdout, skip_prompt=bool(prompt))
         write_song(model, tokenizer, prompt, seed=args.seed + index, streamer=streamer, **options)
 
 

@@ -1,0 +1,157 @@
+"""What a run keeps of itself, in one place for its card; and `environment.json`, what it was trained with.
+
+Notable:
+- Versions and devices are noted when training starts: the process that draws a card later may have others.
+- A start adds an entry only if it differs from the one before it, so that a run that was interrupted keeps the record of
+  one that never was. What a start left undone is dropped with the steps that it left undone.
+- Neither the machine's name nor a path is in it.
+"""
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from modeling_lyricgpt import LyricGPTConfig
+
+from . import LyricGPTError
+from .arguments import Arguments
+from .files import read_json, write_json
+from .quality import read_quality, read_songs
+from .reports import best_evaluation
+
+ENVIRONMENT = "environment.json"
+PROJECT = Path(__file__).resolve().parent.parent
+# The packages whose versions a figure may depend on.
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "huggingface_hub", "safetensors", "numpy",
+    "pyarrow", "pydivsufsort", "rensa", "scipy", "xxhash",
+)  # fmt: skip
+
+
+@dataclass
+class Records:
+    """Everything that a card is rendered from.
+
+    Attributes:
+        args: The run's configuration, `run.yaml`.
+        corpus: `corpus.json`.
+        rows: `metrics.jsonl`, at least one evaluation.
+        config: The model's, `config.json`.
+        quality: `quality.json`, if it is of the best model.
+        songs: `songs.json`, likewise.
+        environment: `environment.json`, an entry for each start that differs; empty in a run that kept none.
+        has_curves: Whether `curves.png` is there.
+    """
+
+    args: Arguments
+    corpus: dict[str, Any]
+    rows: list[dict[str, Any]]
+    config: LyricGPTConfig
+    quality: dict[str, Any] | None
+    songs: dict[str, Any] | None
+    environment: list[dict[str, Any]]
+    has_curves: bool
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The evaluation whose weights the run folder holds."""
+        return best_evaluation(self.rows)
+
+    @property
+    def name(self) -> str:
+        return Path(self.args.output_dir).resolve().name
+
+
+def read_records(folder: Path, args: Arguments, corpus: dict[str, Any], rows: list[dict[str, Any]]) -> Records:
+    """The records of a run folder; what a caller has at hand is not read again.
+
+    Raises:
+        LyricGPTError: one of them is damaged.
+    """
+    step = best_evaluation(rows)["step"]
+    return Records(
+        args,
+        corpus,
+        rows,
+        LyricGPTConfig.from_pretrained(folder),
+        read_quality(folder, step),
+        read_songs(folder, step),
+        read_environment(folder),
+        (folder / "curves.png").exists(),
+    )
+
+
+def read_environment(folder: Path) -> list[dict[str, Any]]:
+    """The entries of `environment.json` in order; none where there is no such file.
+
+    Raises:
+        LyricGPTError: the file is damaged.
+    """
+    path = folder / ENVIRONMENT
+    try:
+        entries = read_json(path) if path.exists() else []
+        return sorted(entries, key=lambda entry: entry["from_step"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise LyricGPTError(
+            f"{path} is damaged ({error}); restore it, or remove it: it is only read for the card"
+        ) from None
+
+
+def note_start(folder: Path, args: Arguments, accelerator: Accelerator, step: int) -> None:
+    """Writes what this process trains with from `step` on, unless the one before it trained with the same."""
+    entries = [entry for entry in read_environment(folder) if entry["from_step"] < step]
+    now = describe_environment(args, accelerator)
+    if not entries or {**entries[-1], "from_step": step} != {"from_step": step, **now}:
+        entries.append({"from_step": step, **now})
+    write_json(folder / ENVIRONMENT, entries)
+
+
+def describe_environment(args: Arguments, accelerator: Accelerator) -> dict[str, Any]:
+    """Versions, device, and the settings that may change from start to start and change the figures."""
+    device = accelerator.device
+    return {
+        "python": platform.python_version(),
+        "lyricgpt": known_version("lyricgpt"),
+        "commit": project_commit(),
+        "packages": {name: known_version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "max_steps": args.max_steps,
+        "eval_interval": args.eval_interval,
+    }
+
+
+def known_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def project_commit() -> str | None:
+    """The commit of this project's clone, with `-dirty` where files differ from it; None if it is no clone."""
+    if not (PROJECT / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    except OSError:  # no git here
+        return None
+    return result.stdout.strip() or None
+
+
+def processor_name() -> str:
+    """The kind of processor, as it names itself."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
