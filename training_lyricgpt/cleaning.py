@@ -35,6 +35,7 @@ READ_AHEAD = 32  # bytes of a song that tell that it is one
 USUAL_TRAIL = 4  # two blanks and a carriage return are the rule in some files
 LONGEST_TRAIL = 64  # blanks at the end of a line; songs with more go through `clean`
 NEWLINE, CARRIAGE_RETURN = 10, 13
+USUAL = (9, NEWLINE, CARRIAGE_RETURN)  # of the bytes below 32
 IS_BLANK = np.zeros(256, dtype=bool)
 IS_BLANK[[9, 13, 32]] = True
 IS_CONTROL = np.zeros(256, dtype=bool)
@@ -110,9 +111,12 @@ def find_missing(batch: Batch) -> np.ndarray:
     return missing
 
 
-def unify_line_ends(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Turns carriage returns without a line break after them into line breaks, in place; returns where they stood."""
-    returns = np.flatnonzero(data == CARRIAGE_RETURN)
+def unify_line_ends(data: np.ndarray, offsets: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    """Turns carriage returns without a line break after them into line breaks, in place; returns where they stood.
+
+    Args:
+        returns: Where carriage returns stand.
+    """
     is_lone = data[np.minimum(returns + 1, len(data) - 1)] != NEWLINE
     last = offsets[1:] - 1  # the last byte of each song
     found = np.searchsorted(returns, last)
@@ -127,12 +131,14 @@ def clean_batch(batch: Batch) -> Batch:
     """All songs of a batch as `clean` gives them."""
     if len(batch.data) == 0:
         return Batch(batch.data, batch.offsets)
-    by_hand = find_difficult(batch)
     data, offsets = batch.data.copy(), batch.offsets
-    lone = unify_line_ends(data, offsets)
+    low = np.flatnonzero(data < 32)  # line ends, tabs and control characters, in one pass over the bytes
+    kinds = data[low]
+    by_hand = find_difficult(batch, kinds)
+    lone = unify_line_ends(data, offsets, low[kinds == CARRIAGE_RETURN])
 
     # Lines end at line breaks and at the ends of songs; a song has one line at least.
-    breaks = np.flatnonzero(data == NEWLINE)
+    breaks = low[(data[low] if len(lone) else kinds) == NEWLINE]
     before = np.searchsorted(breaks, offsets[1:])  # line breaks before the end of each song
     ends = np.insert(breaks, before, offsets[1:])
     last_line = before + np.arange(len(before))  # of each song
@@ -198,14 +204,17 @@ def clean_batch(batch: Batch) -> Batch:
     return Batch(cleaned, ends, int(np.count_nonzero(changed)), counts)
 
 
-def find_difficult(batch: Batch) -> np.ndarray:
-    """Songs that `clean_batch` leaves to `clean`, bool, shape `(songs,)`."""
+def find_difficult(batch: Batch, low: np.ndarray) -> np.ndarray:
+    """Songs that `clean_batch` leaves to `clean`, bool, shape `(songs,)`.
+
+    Args:
+        low: Those of its bytes that are below 32.
+    """
     data, offsets = batch.data, batch.offsets
     difficult = np.zeros(len(offsets) - 1, dtype=bool)
     if len(data) == 0:
         return difficult
-    low = np.count_nonzero(data < 32)
-    if (data == 127).any() or low > sum(np.count_nonzero(data == usual) for usual in (9, NEWLINE, CARRIAGE_RETURN)):
+    if (data == 127).any() or len(low) > sum(np.count_nonzero(low == usual) for usual in USUAL):
         difficult |= sum_by_song(IS_CONTROL.take(data, mode="clip"), offsets) > 0
     if data.max() >= 0x80:
         places, code_points = multibyte_characters(data)

@@ -68,9 +68,13 @@ def write_stream(
             file.seek(batch["begin"][0].as_py() * dtype.itemsize)
             file.write(ids)
 
-    songs = Dataset(pa.table({"row": part.rows, "begin": begins, "header": part.headers}))
+    # In a file, the processes map what they get of it; in memory, each would be sent all of it, and send it back.
+    plan = path.with_suffix(".plan.arrow")
+    table = pa.table({"row": part.rows, "begin": begins, "header": part.headers})
+    with plan.open("wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
     mean = max(1, int(part.songs.characters[part.rows].mean()))
-    songs.with_format("arrow").map(
+    Dataset.from_file(str(plan)).with_format("arrow").map(
         tokenize,
         batched=True,
         batch_size=int(min(MOST_SONGS, max(1, BATCH_BYTES // mean))),
@@ -78,6 +82,7 @@ def write_stream(
         new_fingerprint="tokens",
         desc="tokenizing",
     )
+    plan.unlink()
     with path.open("r+b") as file:  # nothing stands after the last song
         file.truncate(total * dtype.itemsize)
 
