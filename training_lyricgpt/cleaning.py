@@ -31,13 +31,13 @@ SPECIAL_CODE_POINTS = [
     0xFEFF,
 ]
 FIRST_COMPOSING = 0x300  # below it every text is in NFC
-READ_AHEAD = 32  # bytes of a song that tell that it is one
+READ_AHEAD = 16  # bytes of a song that tell that it is one
 USUAL_TRAIL = 4  # two blanks and a carriage return are the rule in some files
 LONGEST_TRAIL = 64  # blanks at the end of a line; songs with more go through `clean`
-NEWLINE, CARRIAGE_RETURN = 10, 13
-USUAL = (9, NEWLINE, CARRIAGE_RETURN)  # of the bytes below 32
+TAB, NEWLINE, CARRIAGE_RETURN, SPACE = 9, 10, 13, 32
+USUAL = (TAB, NEWLINE, CARRIAGE_RETURN)  # of the bytes below 32
 IS_BLANK = np.zeros(256, dtype=bool)
-IS_BLANK[[9, 13, 32]] = True
+IS_BLANK[[TAB, CARRIAGE_RETURN, SPACE]] = True
 IS_CONTROL = np.zeros(256, dtype=bool)
 IS_CONTROL[[*range(9), 11, 12, *range(14, 32), 127]] = True
 KINDS = ("line_endings", "trailing_blanks", "blank_lines", "control_characters", "normalized_songs")
@@ -151,7 +151,8 @@ def clean_batch(batch: Batch) -> Batch:
     # One past the last character of each line that stays: most lines end in few blanks, which are looked at all at once.
     blanks, still = np.zeros(len(ends), dtype=np.int64), np.ones(len(ends), dtype=bool)
     for place in range(1, USUAL_TRAIL + 1):
-        still &= IS_BLANK[data[np.maximum(ends - place, 0)]]
+        last = data[np.maximum(ends - place, 0)]
+        still &= (last == SPACE) | (last == CARRIAGE_RETURN) | (last == TAB)
         blanks += still
     trimmed = ends - np.minimum(blanks, ends - starts)
     active = np.flatnonzero(still)
