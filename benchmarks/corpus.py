@@ -340,7 +340,7 @@ def main() -> None:
         folder = Path(temporary)
         if args.json:
             figures = measure_size(args.size_mb[0], folder, ("ours", "again", "floor"), args.rounds)
-            ours, again, below = (figures[name] for name in ("ours", "again", "floor"), args.rounds)
+            ours, again, below = (figures[name] for name in ("ours", "again", "floor"))
             shown = {"size_mb": ours["mb"]} | {key: ours[key] for key in ("seconds", "mb_per_second", "peak_memory_mb")}
             print(
                 json.dumps(
@@ -348,7 +348,9 @@ def main() -> None:
                 )
             )
             return
-        print_table(measure_size(CUT_MB, folder, ("ours", "floor", "streamed_floor", "tokenizers", "published"), args.rounds))
+        print_table(
+            measure_size(CUT_MB, folder, ("ours", "floor", "streamed_floor", "tokenizers", "published"), args.rounds)
+        )
         for size_mb in args.size_mb:
             large = (
                 "floor", "streamed_floor", "ours", "again", "drawing", "with_near_duplicates", "tokenizing_0", "tokenizing_1", "tokenizing_2",
