@@ -13,6 +13,8 @@ from songs import MAX_LENGTH, MAX_NAME, MAX_PROMPT, MODEL, SONGS, continue_song,
 
 # Requests that may wait; whoever comes then is told so.
 WAITING = 32
+# Visitors of whom Gradio keeps what their page shows; of 10,000, its default, memory would fill.
+SESSIONS = 100
 MAX_SEED = 2**32 - 1
 STYLE = Path(__file__).with_name("style.css")
 # None of the fonts is fetched from elsewhere.
@@ -96,5 +98,11 @@ with gr.Blocks(title="LyricGPT", analytics_enabled=False) as page:
 
 if __name__ == "__main__":
     page.queue(max_size=WAITING).launch(
-        theme=THEME, css_paths=STYLE, ssr_mode=False, max_file_size=1, enable_monitoring=False, footer_links=[]
+        theme=THEME,
+        css_paths=STYLE,
+        ssr_mode=False,
+        max_file_size=1,
+        state_session_capacity=SESSIONS,
+        enable_monitoring=False,
+        footer_links=[],
     )

@@ -53,6 +53,8 @@ class Song(BaseStreamer):
                 torch.manual_seed(seed)
                 model.generate(torch.tensor([ids]) if ids else None, **options, streamer=self)
             self.pieces.put(None)
+        except InterruptedError:  # kept, it would hold all that was drawn with
+            pass
         except Exception as error:  # raised again where the song is read
             self.pieces.put(error)
 
