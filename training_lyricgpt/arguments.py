@@ -10,6 +10,7 @@ Notable:
 import dataclasses
 import difflib
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -275,16 +276,19 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
         args.data_license = None  # what was stated is of other songs
     if args.output_dir is None:
         args.output_dir = str(Path("runs") / Path(config).stem)
-    args.output_dir = str(Path(args.output_dir).expanduser())
+    args.output_dir = os.path.expanduser(args.output_dir)
     check_arguments(args)
     return args
 
 
 def _is_same_dataset(one: str | None, other: str | None) -> bool:
     """Whether two values of `dataset` name the same: as they stand, or as paths."""
-    return one == other or (
-        bool(one and other) and Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
-    )
+    return one == other or bool(one and other and _absolute(one) == _absolute(other))
+
+
+def _absolute(path: str) -> str:
+    # (unlike pathlib's, these take any text)
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def load_arguments(path: str | Path) -> Arguments:
