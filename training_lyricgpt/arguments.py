@@ -10,7 +10,6 @@ Notable:
 import dataclasses
 import difflib
 import importlib.util
-import os
 import re
 import sys
 from pathlib import Path
@@ -276,7 +275,10 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
         args.data_license = None  # what was stated is of other songs
     if args.output_dir is None:
         args.output_dir = str(Path("runs") / Path(config).stem)
-    args.output_dir = os.path.expanduser(args.output_dir)
+    try:
+        args.output_dir = str(Path(args.output_dir).expanduser())
+    except RuntimeError:
+        raise LyricGPTError(f"output_dir is {args.output_dir!r}, but there is no home of that name") from None
     check_arguments(args)
     return args
 
@@ -286,9 +288,11 @@ def _is_same_dataset(one: str | None, other: str | None) -> bool:
     return one == other or bool(one and other and _absolute(one) == _absolute(other))
 
 
-def _absolute(path: str) -> str:
-    # (unlike pathlib's, these take any text)
-    return os.path.abspath(os.path.expanduser(path))
+def _absolute(path: str) -> str | Path:
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, ValueError):  # no home of that name, no path at all: refused where it is read
+        return path
 
 
 def load_arguments(path: str | Path) -> Arguments:
