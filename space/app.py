@@ -33,10 +33,14 @@ def record(name: str) -> bytes:
 
 
 def card() -> str:
-    """The model's card from its figures on, the curves written into it: they are no file to be given out."""
+    """What the model's card says of figures, data and limits, the curves written into it: they are no file to be given out.
+
+    How to make a run again is left out: of a run folder it says where on this machine it lies.
+    """
     text = record("README.md").decode() or "This model has no card."
     curves = f"data:image/png;base64,{base64.b64encode(record('curves.png')).decode()}"
-    return text[max(0, text.find("## Figures")) :].replace("](curves.png)", f"]({curves})")
+    shown = text[max(0, text.find("## Figures")) :].partition("\n## Reproduce")[0]
+    return shown.replace("](curves.png)", f"]({curves})")
 
 
 def are_busy(busy: bool) -> list[dict]:
