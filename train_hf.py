@@ -273,7 +273,8 @@ def train(args: Arguments, launch: str) -> None:
         with saving(folder):
             note_start(folder, args, accelerator, step)
     if step:
-        say(f"going on from step {step:,} of {args.max_steps:,}")
+        is_over = step >= args.max_steps
+        say(f"going on from step {step:,}" + ("; no step is left" if is_over else f" of {args.max_steps:,}"))
     if args.tracker != "none":
         accelerator.init_trackers(
             "lyricgpt",
