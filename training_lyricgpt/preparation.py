@@ -2,7 +2,7 @@
 
 Notable:
 - Every step is a pass over mapped files; memory does not grow with the corpus, but for some bytes a song. (A text file is one
-  document, and is held whole: five to eight bytes a character.)
+  document, and is held whole, several times over.)
 - What is written depends on nothing but content and settings; started again after a kill, it gives the same bytes.
 """
 
