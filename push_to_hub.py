@@ -10,6 +10,7 @@ Notable:
 - `--twin` also puts the same weights as a stock architecture on the branch `native`, proven without any trust.
 - `--space` also publishes `space/`, a page that writes songs with the model. The token stays here: whoever owns a
   private model is told where to give its Space one.
+- `--refresh` puts today's code into a repository that was published with older code; weights and records stay as they are.
 - `--dry_run` does all of that but the upload, and leaves the folder that would be sent.
 """
 
@@ -40,6 +41,7 @@ from training_lyricgpt.files import read_json
 from training_lyricgpt.publishing import (
     Plan,
     add_tag,
+    fetch,
     full_name,
     has_secret,
     open_repository,
@@ -161,8 +163,7 @@ def check_code(folder: Path) -> None:
     Raises:
         LyricGPTError: the first file that is not.
     """
-    packages = [Path(package.__file__).parent for package in (modeling_lyricgpt, tokenization_lyricgpt)]
-    ours = {path.name: path.read_bytes() for package in packages for path in package.glob("*_lyricgpt.py")}
+    ours = todays_code()
     sent = {path.name: path.read_bytes() for path in folder.glob("*.py")}
     for name in sorted(ours.keys() | sent.keys()):
         if ours.get(name) != sent.get(name):
@@ -170,6 +171,12 @@ def check_code(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if "--" in json.dumps(read_json(folder / name)["auto_map"]):
             raise LyricGPTError(f"{name} would take its code from another repository; nothing was sent")
+
+
+def todays_code() -> dict[str, bytes]:
+    """The files of code that are published beside weights, by name."""
+    packages = [Path(package.__file__).parent for package in (modeling_lyricgpt, tokenization_lyricgpt)]
+    return {path.name: path.read_bytes() for package in packages for path in package.glob("*_lyricgpt.py")}
 
 
 def check_private(folder: Path, run: Path) -> None:
@@ -257,6 +264,23 @@ def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> s
     return proof["song"]
 
 
+def refresh(repository: str, branch: str, folder: Path) -> None:
+    """Fetches a published model into `folder`, and puts today's code in place of the code that it was published with.
+
+    Raises:
+        LyricGPTError: it cannot be fetched, or is no LyricGPT model.
+    """
+    fetch(repository, branch, folder)
+    config = folder / "config.json"
+    if not config.exists() or read_json(config).get("model_type") != "lyricgpt":
+        raise LyricGPTError(f"{repository} holds no LyricGPT model on its branch {branch}: there is no code to refresh")
+    for path in folder.glob("*_lyricgpt.py"):
+        path.unlink()
+    for name, content in todays_code().items():
+        (folder / name).write_bytes(content)
+    check_code(folder)
+
+
 def list_files(folder: Path) -> None:
     """Prints the files of a folder with their sizes."""
     sizes = {path.relative_to(folder): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -279,7 +303,8 @@ def commit_folder(plan: Plan, folder: Path, message: str) -> str:
 def publish(folder: Path, run: Path, repository: str, branch: str, args: argparse.Namespace, tag: str | None) -> str:
     """Sends a staged model to a branch, and proves it; returns what it sang."""
     plan = plan_commit(folder, repository, branch, tag)
-    commit = commit_folder(plan, folder, args.message or "Upload LyricGPT model")
+    message = args.message or ("Refresh LyricGPT's code" if args.refresh else "Upload LyricGPT model")
+    commit = commit_folder(plan, folder, message)
     print("loading it back", flush=True)
     song = prove(repository, commit, run, trust=branch != TWIN_BRANCH)
     if tag is not None and not plan.is_tagged:
@@ -305,8 +330,13 @@ def publish_space(folder: Path, space: str, repository: str, args: argparse.Name
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="push_to_hub.py", description="Publish a run on the Hugging Face Hub.")
-    parser.add_argument("run", type=Path, help="run folder, for example runs/sample")
-    parser.add_argument("repository", help="name on the Hub, for example you/lyricgpt-sample")
+    parser.add_argument("run", type=Path, nargs="?", help="run folder, for example runs/sample")
+    parser.add_argument("repository", nargs="?", help="name on the Hub, for example you/lyricgpt-sample")
+    parser.add_argument(
+        "--refresh",
+        metavar="REPOSITORY",
+        help="instead of publishing a run: give a model on the Hub today's code; its weights stay as they are",
+    )
     parser.add_argument("--public", action="store_true", help="make the repository public (default: private)")
     parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to (default: main)")
     parser.add_argument("--tag", help="name for the commit, for example v1, given once it is proven to load")
@@ -319,6 +349,12 @@ def main() -> None:
         "--dry_run", action="store_true", help="write what would be sent, prove that it loads, and stop"
     )
     args = parser.parse_args()
+    if args.refresh is not None:
+        if args.run is not None or args.twin or args.space is not None or args.public:
+            parser.error("--refresh takes no run folder, and none of --twin, --space and --public")
+        args.repository = args.refresh
+    elif args.repository is None:
+        parser.error("name a run folder and a repository, for example: push_to_hub.py runs/sample you/lyricgpt-sample")
     for name in (args.repository, *([args.space] if args.space else [])):
         try:
             validate_repo_id(name)
@@ -330,7 +366,7 @@ def main() -> None:
         raise LyricGPTError(
             f"a Space runs the model on the branch main: leave out --space or --revision {args.revision}"
         )
-    if not args.run.is_dir():
+    if args.refresh is None and not args.run.is_dir():
         raise LyricGPTError(f"no such run folder: {args.run}")
     repository = args.repository if args.dry_run else full_name(args.repository)
     space = args.space or f"{repository}-demo"
@@ -342,7 +378,11 @@ def main() -> None:
     try:
         # What is sent to which branch.
         folders = {args.revision: staged / "model"}
-        model, tokenizer = stage(args.run, repository, folders[args.revision], TWIN_BRANCH if args.twin else None)
+        if args.refresh is not None:
+            refresh(repository, args.revision, folders[args.revision])
+            args.run = folders[args.revision]
+        else:
+            model, tokenizer = stage(args.run, repository, folders[args.revision], TWIN_BRANCH if args.twin else None)
         if args.twin:
             folders[TWIN_BRANCH] = staged / "twin"
             stage_twin(args.run, model, tokenizer, repository, folders[TWIN_BRANCH])
@@ -362,7 +402,7 @@ def main() -> None:
                 print(f"the demo's folder is {staged / 'space'}")
             keep = True
             return
-        address = open_repository(repository, not args.public)
+        address = open_repository(repository, None if args.refresh else not args.public)
         for branch, folder in folders.items():
             song = publish(folder, args.run, repository, branch, args, args.tag if branch == args.revision else None)
             print(f"it loads in a fresh process and sings: {song!r}")

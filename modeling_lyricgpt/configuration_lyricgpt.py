@@ -7,8 +7,7 @@ Notable:
 - nanoGPT's names (`n_embd`, `n_layer`, `n_head`, `block_size`) work as aliases of transformers' names.
 """
 
-from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
+from .compat_lyricgpt import PreTrainedConfig
 
 VARIANTS = ("classic", "modern")
 
@@ -18,7 +17,6 @@ def swiglu_width(hidden_size: int) -> int:
     return max(8, round(8 * hidden_size / 3 / 8) * 8)
 
 
-@strict
 class LyricGPTConfig(PreTrainedConfig):
     """Configuration of a LyricGPT model; the defaults are the published 10.8M-parameter run.
 
@@ -45,7 +43,7 @@ class LyricGPTConfig(PreTrainedConfig):
     """
 
     model_type = "lyricgpt"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     attribute_map = {
         "n_embd": "hidden_size",
         "n_layer": "num_hidden_layers",
@@ -69,30 +67,49 @@ class LyricGPTConfig(PreTrainedConfig):
         "norm": (["hidden_states"], ["hidden_states"]),
     }
 
-    variant: str = "classic"
-    vocab_size: int = 77
-    hidden_size: int = 384
-    num_hidden_layers: int = 6
-    num_attention_heads: int = 6
-    max_position_embeddings: int = 256
-    intermediate_size: int | None = None
-    hidden_act: str | None = None
-    attention_dropout: float | int | None = None
-    hidden_dropout: float | int | None = None
-    norm_eps: float = 1e-5
-    initializer_range: float = 0.02
-    sliding_window: int | None = None
-    layer_types: list[str] | None = None
-    use_cache: bool = True
-    tie_word_embeddings: bool = False
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-
-    def __post_init__(self, **kwargs):
-        for alias, name in self.attribute_map.items():  # before anything is derived from the fields
+    # Written out: transformers makes configurations dataclasses only since 5.4.
+    def __init__(
+        self,
+        variant: str = "classic",
+        vocab_size: int = 77,
+        hidden_size: int = 384,
+        num_hidden_layers: int = 6,
+        num_attention_heads: int = 6,
+        max_position_embeddings: int = 256,
+        intermediate_size: int | None = None,
+        hidden_act: str | None = None,
+        attention_dropout: float | None = None,
+        hidden_dropout: float | None = None,
+        norm_eps: float = 1e-5,
+        initializer_range: float = 0.02,
+        sliding_window: int | None = None,
+        layer_types: list[str] | None = None,
+        rope_parameters: dict | None = None,
+        use_cache: bool = True,
+        tie_word_embeddings: bool = False,
+        bos_token_id: int | None = None,
+        eos_token_id: int | list[int] | None = None,
+        pad_token_id: int | None = None,
+        **kwargs,
+    ):
+        self.variant = variant
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.max_position_embeddings = max_position_embeddings
+        self.intermediate_size = intermediate_size
+        self.hidden_act = hidden_act
+        self.attention_dropout = attention_dropout
+        self.hidden_dropout = hidden_dropout
+        self.norm_eps = norm_eps
+        self.initializer_range = initializer_range
+        self.sliding_window = sliding_window
+        self.layer_types = layer_types
+        self.use_cache = use_cache
+        for alias in self.attribute_map:  # before anything is derived from the fields
             if alias in kwargs:
-                setattr(self, name, kwargs.pop(alias))
+                setattr(self, alias, kwargs.pop(alias))
         if self.variant not in VARIANTS:
             raise ValueError(f"variant is {self.variant!r}; it must be one of {', '.join(VARIANTS)}")
         if self.hidden_size % self.num_attention_heads:
@@ -123,8 +140,10 @@ class LyricGPTConfig(PreTrainedConfig):
                     f"sliding_window {self.sliding_window} must lie between 2 and max_position_embeddings "
                     f"{self.max_position_embeddings}"
                 )
-            # Only `modern` has rotary positions; a declared field would give `classic` parameters that it does not use.
-            self.rope_parameters = kwargs.pop("rope_parameters", None)
+            # Only `modern` has rotary positions: `classic` must not even have the attribute. The older name comes from
+            # configurations that transformers 4 wrote.
+            self.rope_parameters = rope_parameters or kwargs.pop("rope_scaling", None) or {}
+            self.rope_parameters = {"rope_type": "default", "rope_theta": 10_000.0} | self.rope_parameters
         else:
             self.sliding_window = None
             # Parallel plans name what there is, and only `modern` has these three.
@@ -144,7 +163,13 @@ class LyricGPTConfig(PreTrainedConfig):
                 "AutoModelForCausalLM": "modeling_lyricgpt.LyricGPTForCausalLM",
             },
         )
-        super().__post_init__(**kwargs)
+        super().__init__(
+            tie_word_embeddings=tie_word_embeddings,
+            bos_token_id=bos_token_id,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            **kwargs,
+        )
 
 
 __all__ = ["LyricGPTConfig"]

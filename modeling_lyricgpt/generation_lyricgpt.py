@@ -19,14 +19,16 @@ from itertools import zip_longest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.module import _has_any_global_hook
-from transformers.activations import ACT2FN
-from transformers.cache_utils import DynamicCache
-from transformers.generation import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from .compat_lyricgpt import CACHE_NAMES, has_global_hooks, names_of_every_release
 from .drafts_lyricgpt import NgramDrafts, noise_ahead
+
+with names_of_every_release():
+    from transformers.activations import ACT2FN
+    from transformers.cache_utils import DynamicCache
+    from transformers.generation import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+    from transformers.generation.streamers import BaseStreamer
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 # Characters guessed ahead: measured at 6 x 384 on two cores, longer drafts cost more than they spare.
 DRAFT_LENGTH = 2
@@ -257,39 +259,100 @@ class IncrementalDecoder:
         return F.rms_norm(hidden_states, weight.shape, weight, self.eps)
 
 
-def knows_call(
-    model: nn.Module,
-    input_ids: torch.Tensor,
-    generation_config: GenerationConfig,
-    synced_gpus: bool,
-    model_kwargs: dict,
-) -> bool:
-    """Whether `sample` does all that a call of `generate` asks for."""
-    cache, attention_mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
+def begin_songs(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, bos_token_id: int | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Prompts `(B, T)` and their mask, in which each empty row now holds the token that begins a song.
+
+    Raises:
+        ValueError: a row is empty and there is no such token.
+    """
+    if input_ids.shape[1] == 0:
+        input_ids = torch.zeros(len(input_ids), 1, dtype=torch.long, device=input_ids.device)
+        attention_mask = torch.zeros_like(input_ids)
+    if attention_mask is None or attention_mask.ndim != 2 or attention_mask.any(dim=-1).all():
+        return input_ids, attention_mask
+    if bos_token_id is None:
+        raise ValueError("an empty prompt, but this model has no token that begins a song: start with a character")
+    empty = ~attention_mask.any(dim=-1)
+    input_ids, attention_mask = input_ids.clone(), attention_mask.clone()
+    input_ids[empty, -1] = bos_token_id
+    attention_mask[empty, -1] = 1
+    return input_ids, attention_mask
+
+
+def keep_max_length(prompt_length: int, generation_config: GenerationConfig | None, options: dict) -> None:
+    """Turns the caller's `max_length` into `max_new_tokens`, which the model's own configuration sets and which wins.
+
+    Args:
+        options: What the caller passed to `generate`; changed in place.
+
+    Raises:
+        ValueError: the prompt is that long already.
+    """
+    asked = options.get("max_length")
+    if asked is None and generation_config is not None and generation_config.max_new_tokens is None:
+        asked = generation_config.max_length
+        if asked == GenerationConfig().max_length:  # 20 before 5.0, whether or not anybody asked for it
+            return
+    if asked is None or options.get("max_new_tokens") is not None:
+        return
+    if prompt_length >= asked:
+        raise ValueError(
+            f"the prompt is {prompt_length} characters long, so max_length={asked} leaves no room for a song: pass a "
+            "larger one, or max_new_tokens"
+        )
+    options.pop("max_length", None)
+    options["max_new_tokens"] = asked - prompt_length
+
+
+# What `sample` needs to know of a call of transformers' `_sample`.
+SAMPLE_ARGUMENTS = (
+    "input_ids",
+    "logits_processor",
+    "stopping_criteria",
+    "generation_config",
+    "attention_mask",
+    "streamer",
+)
+
+
+def knows_call(model: nn.Module, call: dict) -> bool:
+    """Whether `sample` does all that a call of transformers' `_sample` asks for.
+
+    Args:
+        call: The arguments by name, as `arguments_by_name` gives them.
+    """
+    handled = {*SAMPLE_ARGUMENTS, *CACHE_NAMES, "synced_gpus", "position_ids", "use_cache", "logits_to_keep"}
+    # Before 5.5 transformers counted the columns of its cache itself.
+    if not {*SAMPLE_ARGUMENTS, "use_cache"} <= call.keys() <= {*handled, "cache_position"}:
+        return False
+    input_ids, generation_config = call["input_ids"], call["generation_config"]
+    cache = next((call[name] for name in CACHE_NAMES if call.get(name) is not None), None)
     if (
-        synced_gpus
+        call.get("synced_gpus")
         or generation_config.is_assistant
         or generation_config.return_dict_in_generate
         or generation_config.prefill_chunk_size is not None
-        or not model_kwargs.get("use_cache")
-        or not set(model_kwargs) <= {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
-        or type(cache) is not DynamicCache
-        or getattr(cache, "_is_user_defined", False)  # it has to be filled
-        or cache.get_seq_length() > 0
+        or not call["use_cache"]
+        or (cache is not None and type(cache) is not DynamicCache)  # some releases leave it to `forward` to make one
+        or getattr(cache, "is_the_callers", False)
         or input_ids.device != model.device
         or input_ids.device.type not in ("cpu", "cuda")
         or input_ids.shape[1] == 0
+        or not hasattr(generation_config, "_pad_token_tensor")
     ):
         return False
+    attention_mask = call["attention_mask"]
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     if attention_mask.shape != input_ids.shape or not (attention_mask[:, -1] == 1).all():
         return False
     if not (attention_mask.long().diff(dim=-1) >= 0).all():  # padded elsewhere than at the left
         return False
-    positions = model_kwargs.get("position_ids")
-    default = model._prepare_position_ids_for_generation(input_ids, {"attention_mask": attention_mask})
-    return positions is None or torch.equal(positions, default)
+    positions = call.get("position_ids")
+    counted = attention_mask.long().cumsum(-1) - 1
+    return positions is None or torch.equal(positions * attention_mask, counted * attention_mask)
 
 
 def knows_model(model: nn.Module) -> bool:
@@ -304,7 +367,7 @@ def knows_model(model: nn.Module) -> bool:
         return False
     if config.sliding_window is not None and model.model.rotary_emb.rope_type in ("dynamic", "longrope"):
         return False  # their frequencies change with the length read
-    if _has_any_global_hook():
+    if has_global_hooks():
         return False
     with torch.device("meta"):
         built = type(model)(config)

@@ -14,26 +14,52 @@ The folder that holds this file and its siblings is all that `trust_remote_code`
 
 import math
 from collections.abc import Callable
+from inspect import signature
 
 import torch
 from torch import nn
-from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin, MaxLengthCriteria
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
-from transformers.modeling_flash_attention_utils import FlashAttentionKwargs
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
+from .compat_lyricgpt import (
+    CACHE_NAME,
+    CACHE_TAKES_BACK,
+    arguments_by_name,
+    cache_for_masks,
+    capture_outputs,
+    declare_causal_lm,
+    empty_cache,
+    init,
+    merge_with_config_defaults,
+    names_of_every_release,
+    refuse_missing_cache,
+    refuse_unknown_tensors,
+    take_cache,
+    update_cache,
+    warn_of_unknown,
+)
 from .configuration_lyricgpt import LyricGPTConfig
-from .generation_lyricgpt import StopSpellingCriteria, knows_call, knows_model, sample
+from .drafts_lyricgpt import NgramDrafts  # noqa: F401 - older transformers copy only what this file imports
+from .generation_lyricgpt import (
+    SAMPLE_ARGUMENTS,
+    StopSpellingCriteria,
+    begin_songs,
+    keep_max_length,
+    knows_call,
+    knows_model,
+    sample,
+)
+
+with names_of_every_release():
+    from transformers.activations import ACT2FN
+    from transformers.cache_utils import Cache, DynamicCache
+    from transformers.generation import GenerationMixin, MaxLengthCriteria
+    from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+    from transformers.modeling_flash_attention_utils import FlashAttentionKwargs
+    from transformers.modeling_layers import GradientCheckpointingLayer
+    from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+    from transformers.processing_utils import Unpack
+    from transformers.utils import TransformersKwargs, can_return_tuple
 
 
 class LyricGPTRMSNorm(nn.Module):
@@ -158,6 +184,7 @@ class LyricGPTAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache_position: torch.Tensor | None = None,
         **kwargs: Unpack[FlashAttentionKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         input_shape = hidden_states.shape[:-1]
@@ -173,9 +200,9 @@ class LyricGPTAttention(nn.Module):
             query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
 
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+            key, value = update_cache(past_key_values, key, value, self.layer_idx, cache_position)
 
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get(
             self.config._attn_implementation, eager_attention_forward
         )
         attn_output, attn_weights = attention_interface(
@@ -249,13 +276,17 @@ class LyricGPTPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LyricGPTDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _can_compile_fullgraph = True
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": LyricGPTDecoderLayer, "attentions": LyricGPTAttention}
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # transformers would search this file for the one spelling that its own models use
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -298,6 +329,7 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,  # what releases from 5.24 on call past_key_values
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """Hidden states `(B, T, hidden_size)` of `input_ids` `(B, T)` or `inputs_embeds` `(B, T, hidden_size)`.
@@ -309,26 +341,29 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        past_key_values = take_cache([past_key_values, cache], kwargs)
+        warn_of_unknown(kwargs)
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            use_cache, past_key_values = False, None  # layers will run twice, and would add to a cache twice
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         past_seen_tokens = past_key_values.get_seq_length() if past_key_values is not None else 0
+        # The index of each new column in the cache. Releases before 5.5 pass it too.
+        kwargs["cache_position"] = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_seen_tokens
         if position_ids is None:
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_seen_tokens
-            position_ids = position_ids.unsqueeze(0)  # (1, T)
+            position_ids = kwargs["cache_position"].unsqueeze(0)  # (1, T)
 
         if not isinstance(mask_mapping := attention_mask, dict):
-            mask_kwargs = {
-                "config": self.config,
-                "inputs_embeds": inputs_embeds,
-                "attention_mask": attention_mask,
-                "past_key_values": past_key_values,
-                "position_ids": position_ids,
-            }
+            refuse_missing_cache(attention_mask, past_seen_tokens, inputs_embeds.shape[1])
+            mask_kwargs = {"position_ids": position_ids, **cache_for_masks(past_key_values, kwargs["cache_position"])}
             create_mask = {
                 "full_attention": create_causal_mask,
                 "sliding_attention": create_sliding_window_causal_mask,
             }
-            mask_mapping = {kind: create_mask[kind](**mask_kwargs) for kind in set(self.config.layer_types)}
+            mask_mapping = {
+                kind: create_mask[kind](self.config, inputs_embeds, attention_mask, **mask_kwargs)
+                for kind in set(self.config.layer_types)
+            }
 
         hidden_states = inputs_embeds
         position_embeddings = None
@@ -357,8 +392,27 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
             )
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states),
-            past_key_values=past_key_values if use_cache else None,
+            **{CACHE_NAME: past_key_values if use_cache else None},
         )
+
+
+# What one step of generation hands on to `forward`, past the block too.
+PASSED_TO_FORWARD = ("use_cache", "logits_to_keep", "output_attentions", "output_hidden_states", "return_dict")
+
+
+def slice_logits_to_keep(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """The hidden states `(B, T, hidden_size)` whose logits are asked for: the last few, or those at some positions.
+
+    Args:
+        logits_to_keep: How many of the last (0 for all), or positions `(n,)` or `(B, n)`, or a boolean mask `(B, T)`.
+    """
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, slice(-logits_to_keep, None)]
+    if logits_to_keep.ndim == 1:
+        return hidden_states[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden_states[logits_to_keep]
+    return torch.take_along_dim(hidden_states, logits_to_keep[..., None], dim=1)
 
 
 class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
@@ -387,6 +441,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Logits `(B, T, vocab_size)`; with `labels` `(B, T)`, which are shifted inside, also the mean loss in nats."""
@@ -397,27 +452,56 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
-        hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
-        logits = self.lm_head(hidden_states)
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
         )
 
-    def _get_stopping_criteria(self, generation_config, stopping_criteria, tokenizer=None, **kwargs):
+    def generate(self, inputs=None, generation_config=None, *args, **kwargs):
+        """transformers' `generate`, in which an empty prompt starts a song, and a `max_length` of the caller's is kept.
+
+        Raises:
+            ValueError: an empty prompt and an alphabet without a token that begins a song, or a prompt of `max_length`.
+        """
+        if (cache := take_cache([], kwargs)) is not None:
+            cache.is_the_callers = True  # who will want it filled
+            kwargs[CACHE_NAME] = cache
+        if inputs is None:
+            inputs = kwargs.pop("input_ids", None)
+        if inputs is not None:
+            bos_token_id = getattr(generation_config, "bos_token_id", None)
+            if bos_token_id is None:
+                bos_token_id = self.generation_config.bos_token_id
+            inputs, kwargs["attention_mask"] = begin_songs(inputs, kwargs.get("attention_mask"), bos_token_id)
+            keep_max_length(inputs.shape[1], generation_config, kwargs)
+        if not CACHE_TAKES_BACK or not hasattr(GenerationMixin, "_get_candidate_generator"):
+            # What drafts are for is speed: without them the characters are the same.
+            kwargs.pop("assistant_model", None)
+            for name in ("prompt_lookup_num_tokens", "assistant_early_exit"):
+                if name in kwargs or getattr(generation_config or self.generation_config, name, None):
+                    kwargs[name] = None
+        return super().generate(inputs, generation_config, *args, **kwargs)
+
+    # The methods from here on override those of transformers by names that may change. Each takes whatever it is passed.
+    # Where one is no longer called, songs are written more slowly, or an error says that they cannot be.
+
+    def _get_stopping_criteria(self, *args, **kwargs):
         spellings = []
-        if generation_config.stop_strings is not None and tokenizer is not None:
+        generation_config, tokenizer = kwargs.get("generation_config"), kwargs.get("tokenizer")
+        if tokenizer is not None and generation_config is not None and generation_config.stop_strings is not None:
             spellings = [StopSpellingCriteria(tokenizer, generation_config.stop_strings)]
             generation_config.stop_strings = None  # of this call's own copy
-        criteria = super()._get_stopping_criteria(generation_config, stopping_criteria, tokenizer=tokenizer, **kwargs)
+        criteria = super()._get_stopping_criteria(*args, **kwargs)
         criteria.extend(spellings)
         # `max_position_embeddings` is a training window here, not a limit: no warning when a song passes it.
         for criterion in criteria:
@@ -425,55 +509,36 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
                 criterion.max_position_embeddings = None
         return criteria
 
-    def _prepare_cache_for_generation(
-        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-    ):
+    def _prepare_cache_for_generation(self, *args, **kwargs):
+        prepare = super()._prepare_cache_for_generation
+        call = signature(prepare).bind(*args, **kwargs)
+        length = call.arguments.get("max_cache_length")
         block_size = self.config.max_position_embeddings
-        if self.config.variant == "classic":
-            if model_kwargs.get("inputs_embeds") is not None and max_cache_length >= block_size:
+        if self.config.variant == "classic" and length is not None:
+            if call.arguments["model_kwargs"].get("inputs_embeds") is not None and length >= block_size:
                 raise ValueError(
-                    f"inputs_embeds and the new characters are {max_cache_length + 1} positions, and this model has "
+                    f"inputs_embeds and the new characters are {length + 1} positions, and this model has "
                     f"{block_size}: past them a classic model reads the text again from a later start, which embeddings "
                     "do not tell; pass input_ids, or generate fewer tokens"
                 )
             # The window, and so the cache and what is read at once, is never more than a block.
-            max_cache_length = min(max_cache_length, block_size)
-            generation_config.prefill_chunk_size = None
-        return super()._prepare_cache_for_generation(
-            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-        )
+            call.arguments["max_cache_length"] = min(length, block_size)
+            call.arguments["generation_config"].prefill_chunk_size = None
+        return prepare(*call.args, **call.kwargs)
 
-    def _sample(
-        self,
-        input_ids,
-        logits_processor,
-        stopping_criteria,
-        generation_config,
-        synced_gpus=False,
-        streamer=None,
-        **model_kwargs,
-    ):
-        if knows_call(self, input_ids, generation_config, synced_gpus, model_kwargs) and knows_model(self):
-            attention_mask = model_kwargs.get("attention_mask")
-            return sample(
-                self, input_ids, logits_processor, stopping_criteria, generation_config, attention_mask, streamer
-            )
-        return super()._sample(
-            input_ids,
-            logits_processor=logits_processor,
-            stopping_criteria=stopping_criteria,
-            generation_config=generation_config,
-            synced_gpus=synced_gpus,
-            streamer=streamer,
-            **model_kwargs,
-        )
+    def _sample(self, *args, **kwargs):
+        loop = super()._sample
+        call = arguments_by_name(loop, args, kwargs)
+        if knows_call(self, call) and knows_model(self):
+            return sample(self, **{name: call[name] for name in SAMPLE_ARGUMENTS})
+        return loop(*args, **kwargs)
 
-    def _get_candidate_generator(self, generation_config, *args, model_kwargs, **kwargs):
-        generator = super()._get_candidate_generator(generation_config, *args, model_kwargs=model_kwargs, **kwargs)
+    def _get_candidate_generator(self, *args, **kwargs):
+        generator = super()._get_candidate_generator(*args, **kwargs)
         # Behind the place where the window moves on, a draft would be read wrongly.
         if self.config.variant == "classic":
             propose = generator.get_candidates
-            mask = model_kwargs.get("attention_mask")
+            mask = kwargs.get("model_kwargs", {}).get("attention_mask")
             padding = 0 if mask is None else int((mask == 0).sum())
 
             def get_candidates(input_ids, **kwargs):
@@ -487,63 +552,65 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             generator.get_candidates = get_candidates
         return generator
 
+    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, inputs_embeds=None, **kwargs):
+        """Within the block, transformers' own; past it, `classic` reads from the row's window start on.
+
+        Raises:
+            ValueError: a `classic` model is asked to go past its block, and given only the end of the text.
+            RuntimeError: the release passes what the model does not know.
+        """
+        refuse_unknown_tensors(self.forward, kwargs)
+        total_length = attention_mask.shape[1] if attention_mask is not None else input_ids.shape[1]
+        if self.config.variant == "classic" and total_length > self.config.max_position_embeddings:
+            return self._prepare_inputs_past_the_block(input_ids, attention_mask, total_length, kwargs)
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+        )
+        refuse_unknown_tensors(self.forward, model_inputs)
+        return model_inputs
+
+    def _prepare_inputs_past_the_block(self, input_ids, attention_mask, total_length, kwargs):
+        block_size = self.config.max_position_embeddings
+        if input_ids.shape[1] < total_length:
+            raise ValueError(
+                f"{total_length} positions do not fit into the block of {block_size}, and only {input_ids.shape[1]} are "
+                "given as input_ids: a classic model reads the text again from a later start, so pass all of it beside "
+                "the cache, or generate fewer tokens"
+            )
+        cache = take_cache([], kwargs)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        index = attention_mask.cumsum(-1) - 1  # (B, total_length): each character's index in its own row
+        length = index[:, -1:] + 1
+        start = self._window_start(length)  # (B, 1)
+        # A cache remembers the window that it holds: each row's start, and the column of the text that is its first.
+        cached = int(cache.get_seq_length()) if cache is not None else 0
+        held, first = getattr(cache, "window", (None, 0))
+        new = total_length - first - cached
+        if not cached or held is None or not torch.equal(held, start) or not 0 < new <= block_size - cached:
+            # All rows are read again from their start when some row's window moves on, when padding fills the block,
+            # and when a cache comes from outside, which holds nobody knows which window.
+            first = total_length - int((length - start).max())
+            new = total_length - first
+            if cached:
+                empty_cache(cache)
+        if cache is not None:
+            cache.window = start, first
+        return {
+            "input_ids": input_ids[:, -new:],
+            "attention_mask": attention_mask[:, first:] * (index[:, first:] >= start),
+            "position_ids": (index - start).clamp(min=0)[:, -new:],
+            CACHE_NAME: cache,
+            **{name: kwargs[name] for name in PASSED_TO_FORWARD if name in kwargs},
+        }
+
     def _window_start(self, length: torch.Tensor) -> torch.Tensor:
         """First character that a `classic` model still sees in a row of `length` characters; a multiple of half a block."""
         block_size = self.config.max_position_embeddings
         stride = max(1, block_size // 2)
         return ((length - block_size).clamp(min=0) + stride - 1) // stride * stride
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        next_sequence_length=None,
-        past_key_values=None,
-        attention_mask=None,
-        inputs_embeds=None,
-        is_first_iteration=False,
-        **kwargs,
-    ):
-        """Within the block, transformers' own; past it, `classic` reads from the row's window start on.
 
-        Raises:
-            ValueError: a `classic` model is asked to go past its block, and given only the end of the text.
-        """
-        total_length = attention_mask.shape[1] if attention_mask is not None else input_ids.shape[1]
-        if self.config.variant == "classic" and total_length > self.config.max_position_embeddings:
-            if input_ids.shape[1] < total_length:
-                raise ValueError(
-                    f"{total_length} positions do not fit into the block of {self.config.max_position_embeddings}, and only "
-                    f"{input_ids.shape[1]} are given as input_ids: a classic model reads the text again from a later "
-                    "start, so pass all of it beside the cache, or generate fewer tokens"
-                )
-            if attention_mask is None:
-                attention_mask = torch.ones_like(input_ids)
-            index = attention_mask.cumsum(-1) - 1  # (B, total_length): each character's index in its own row
-            length = index[:, -1:] + 1
-            start = self._window_start(length)  # (B, 1)
-            cached = past_key_values.get_seq_length() if past_key_values is not None else 0
-            new = next_sequence_length if cached and next_sequence_length else 0
-            moves = bool(cached) and not (new and torch.equal(start, self._window_start(length - new)))
-            # All rows are read again from their start when some row's window moves on, when padding fills the block,
-            # and when a cache comes from outside, which holds nobody knows which window.
-            if moves or (cached and is_first_iteration) or cached + new > self.config.max_position_embeddings:
-                past_key_values.reset()
-                new = 0
-            width = cached + new if new else int((length - start).max())
-            attention_mask = attention_mask[:, -width:] * (index[:, -width:] >= start)
-            kwargs["position_ids"] = (index - start).clamp(min=0)[:, -(new or width) :]
-            input_ids = input_ids[:, -(new or width) :]
-            next_sequence_length = None
-            inputs_embeds = None
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
-
+declare_causal_lm(LyricGPTConfig.model_type, LyricGPTForCausalLM.__name__)
 
 __all__ = ["LyricGPTForCausalLM", "LyricGPTModel", "LyricGPTPreTrainedModel"]

@@ -128,8 +128,8 @@ def two_artists(tmp_path_factory):
     path = folder / "two.csv"
     path.write_text("\n".join(rows) + "\n")
     result = train(
-        dataset=path, output_dir=folder / "run", conditioning="artist_title", block_size=96, max_steps=250, batch_size=16,
-        eval_interval=250, save_interval=250, learning_rate=0.01, dropout=0,
+        dataset=path, output_dir=folder / "run", conditioning="artist_title", block_size=96, max_steps=300, batch_size=16,
+        eval_interval=300, save_interval=300, optimizer="muon", warmup_steps=20, dropout=0,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder / "run"

@@ -207,6 +207,20 @@ def test_the_trainer_gives_the_same_losses_when_it_accumulates_gradients(variant
     assert histories[1] == pytest.approx(histories[0], rel=1e-4)
 
 
+def test_smoothed_labels_are_those_of_the_next_character(model, tokenizer, windows, tmp_path):
+    """The Trainer shifts them only for models that transformers' table of causal language models names."""
+    few = windows.select(range(4))
+    training = trainer(model, tokenizer, few, tmp_path, label_smoothing_factor=0.1, per_device_eval_batch_size=4)
+    loss = training.evaluate(few)["eval_loss"]
+    batch = training.data_collator([few[index] for index in range(4)])
+    with torch.no_grad():
+        wrong = -model(**batch).logits[:, :-1].log_softmax(-1)
+    labels = batch["labels"][:, 1:]
+    counted = labels != -100
+    expected = 0.9 * wrong.gather(-1, labels.clamp(min=0)[..., None])[..., 0][counted] + 0.1 * wrong.mean(-1)[counted]
+    assert loss == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
 def test_padding_is_no_part_of_the_loss_but_the_end_of_a_song_is(model, tokenizer):
     songs = ["I walked along<|endoftext|>", "You sang<|endoftext|>"]
     collate = DataCollatorForLanguageModeling(padding_on_the_right(tokenizer), mlm=False)
@@ -357,6 +371,19 @@ def test_it_compiles_into_one_graph_with_the_same_logits_loss_and_gradients(mode
     torch.testing.assert_close(model.model.embed_tokens.weight.grad, gradient)
     compiled(**{name: values.flip(0) for name, values in batch.items()}, use_cache=False)
     assert graphs.frame_count == 1  # other characters of the same shape need no other graph
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_forward_pass_is_exported_for_batches_of_any_shape(model, batch, attention):
+    model.set_attn_implementation(attention)
+    shapes = {"input_ids": {0: torch.export.Dim("rows", max=64), 1: torch.export.Dim("length", min=2, max=BLOCK)}}
+    ids = batch["input_ids"]
+    program = torch.export.export(
+        model, (), {"input_ids": ids, "use_cache": False}, dynamic_shapes=shapes | {"use_cache": None}
+    )
+    for inputs in (ids, ids[:2, :9]):
+        exported = program.module()(input_ids=inputs, use_cache=False).logits
+        torch.testing.assert_close(exported, model(inputs).logits)
 
 
 # A larger alphabet

@@ -1,16 +1,26 @@
 """Generation: every mode of `generate`, within the block and past it, and the fast loop that draws what transformers' draws."""
 
 import itertools
+import logging
 
 import numpy as np
 import pytest
 import torch
 from conftest import BLOCK, isolated, prompts
 from torch import nn
-from transformers import CompileConfig, DynamicCache, TextIteratorStreamer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CompileConfig,
+    DynamicCache,
+    GenerationConfig,
+    TextIteratorStreamer,
+    pipeline,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM, drafts_lyricgpt, generation_lyricgpt
+from modeling_lyricgpt.compat_lyricgpt import CACHE_NAME
 from modeling_lyricgpt.drafts_lyricgpt import NgramDrafts, noise_ahead
 from modeling_lyricgpt.generation_lyricgpt import IncrementalDecoder
 from tokenization_lyricgpt import LyricGPTTokenizer
@@ -521,6 +531,68 @@ def test_a_prompt_read_in_chunks_gives_the_same_song(model):
     inputs = prompts(3 * BLOCK)
     options = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": 50}
     assert torch.equal(model.generate(**inputs, **options, prefill_chunk_size=10), model.generate(**inputs, **options))
+
+
+# What a caller asks for, whatever the release calls it
+
+
+def test_an_empty_prompt_starts_a_song_alone_and_in_a_batch(tiny_run):
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_run), AutoModelForCausalLM.from_pretrained(tiny_run)
+    options = {"do_sample": False, "max_new_tokens": 40}
+    begun = model.generate(torch.tensor([[tokenizer.bos_token_id]]), **options)
+    assert torch.equal(model.generate(**tokenizer("", return_tensors="pt"), **options), begun)
+    both = model.generate(**tokenizer(["", "I walked"], return_tensors="pt", padding=True), **options)
+    width = len("I walked")
+    assert torch.equal(both[:1, width - 1 :], begun)
+    assert torch.equal(both[1:], model.generate(**tokenizer("I walked", return_tensors="pt"), **options))
+    write = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    songs = [song[0]["generated_text"] for song in write(["", "I walked"], **options)]
+    assert songs == [tokenizer.decode(row, skip_special_tokens=True) for row in both]
+    model.generation_config.bos_token_id = None
+    with pytest.raises(ValueError, match="no token that begins a song: start with a character"):
+        model.generate(**tokenizer("", return_tensors="pt"), **options)
+
+
+def test_a_max_length_of_the_callers_is_kept(tiny_run):
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_run), AutoModelForCausalLM.from_pretrained(tiny_run)
+    inputs = tokenizer("I walked", return_tensors="pt")
+    model.generation_config.suppress_tokens = tokenizer.all_special_ids
+    write = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    assert len(write("I walked", max_length=20)[0]["generated_text"]) == 20
+    assert model.generate(**inputs, max_length=20).shape[1] == 20
+    assert model.generate(**inputs, generation_config=GenerationConfig(max_length=30)).shape[1] == 30
+    assert model.generate(**inputs, max_length=20, max_new_tokens=30).shape[1] == 38
+    assert model.generate(**inputs).shape[1] == 1008
+    with pytest.raises(ValueError, match="the prompt is 8 characters long, so max_length=8 leaves no room for a song"):
+        model.generate(**inputs, max_length=8)
+
+
+def test_a_cache_is_taken_by_each_of_its_names_and_by_no_other(model, caplog):
+    ids = prompts(12)["input_ids"]
+    with torch.no_grad():
+        expected = model(ids).logits[:, -1]
+        for name in ("past_key_values", "cache"):
+            output = model(ids[:, :8], **{name: DynamicCache(config=model.config)})
+            torch.testing.assert_close(model(ids[:, 8:], **{name: output.get(CACHE_NAME)}).logits[:, -1], expected)
+        cache = model(ids[:, :8], use_cache=True).get(CACHE_NAME)
+        for unknown in (cache, ((ids, ids), (ids, ids))):
+            with pytest.raises(RuntimeError, match=r"a cache was passed as 'memory', .* transformers .* pip install"):
+                model(ids[:, 8:], memory=unknown)
+        with pytest.raises(ValueError, match="about 12 characters, but 0 are cached and 4 were passed"):
+            model(ids[:, 8:], attention_mask=torch.ones_like(ids))
+        with pytest.raises(ValueError, match="two caches are given"):
+            model(ids[:, 8:], past_key_values=cache, cache=DynamicCache(config=model.config))
+
+
+def test_any_other_unknown_keyword_is_ignored_with_one_warning(model, caplog, monkeypatch):
+    ids = prompts(12)["input_ids"]
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(model(ids, **{f"hue_{model.config.variant}": 1}).logits, model(ids).logits)
+        model(ids, num_items_in_batch=12, output_hidden_states=True, return_dict=True, logits_to_keep=1)
+    (warning,) = caplog.messages
+    assert "does not know 'hue_" in warning
 
 
 def test_pipeline_sings_past_the_block_and_prints_no_warning(tiny_run):

@@ -117,13 +117,19 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape):
 def test_every_shape_takes_the_steps_of_newton_and_schulz(shape):
     """Against the singular values themselves: each step maps them by its polynomial and leaves the directions alone."""
     torch.manual_seed(0)
-    left, _, right = torch.linalg.svd(torch.randn(2, *shape), full_matrices=False)
-    values = torch.logspace(0, -4, min(shape))  # over four orders of magnitude
-    expected = values / values.norm()
+    left, _, right = torch.linalg.svd(torch.randn(2, *shape, dtype=torch.float64), full_matrices=False)
+    values = torch.logspace(0, -4, min(shape), dtype=torch.float64)  # over four orders of magnitude
+    expected = values / (values.norm() + 1e-7)
+    a, b, c = NEWTON_SCHULZ
     for _ in range(NEWTON_SCHULZ_STEPS):
-        a, b, c = NEWTON_SCHULZ
         expected = a * expected + b * expected**3 + c * expected**5
-    torch.testing.assert_close(orthogonalize(left * values @ right), left * expected @ right, rtol=1e-3, atol=1e-4)
+    matrices, expected = left * values @ right, left * expected @ right
+    # An element is rounded once for each of some two hundred products of up to 64 terms, and what an early step rounds
+    # wrongly the later ones multiply, each by `a` at most: that holds whatever the order in which a processor adds.
+    roundings = a**NEWTON_SCHULZ_STEPS * max(shape)
+    for dtype in (torch.float64, torch.float32):
+        tolerance = roundings * torch.finfo(dtype).eps
+        torch.testing.assert_close(orthogonalize(matrices.to(dtype)), expected.to(dtype), rtol=0, atol=tolerance)
 
 
 def test_orthogonalizing_together_equals_one_by_one():

@@ -8,7 +8,7 @@ import pytest
 from conftest import PROJECT, TINY, isolated, options, python, run
 from safetensors.torch import load_file, save_file
 
-from push_to_hub import check_code, check_private, prove, stage
+from push_to_hub import check_code, check_private, prove, stage, todays_code
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import load_arguments
 
@@ -332,3 +332,34 @@ def test_a_pushed_model_is_loaded_trained_on_and_pushed_again_and_the_old_one_st
     assert load("first") == first
     run(["rm", "-rf", tmp_path / "main"])
     assert load("main") != first
+
+
+# Code of old
+
+
+@pytest.mark.parametrize("variant", ["classic", "modern"])
+def test_a_model_published_with_older_code_gets_todays_and_keeps_its_weights(hub, variant):
+    fixture = PROJECT / "tests" / "fixtures" / variant
+    old = {path.name: path.read_bytes() for path in fixture.iterdir() if path.name != "logits.safetensors"}
+    code = ("configuration", "modeling", "tokenization", "helpers")
+    old |= {f"{name}_lyricgpt.py": b"raise ImportError('older code')" for name in code}
+    old |= {"README.md": b"My own words.", "notes.txt": b"mine"}
+    hub.create("you/old")
+    hub.commit_as("you", "you/old", old)
+    result = push_to(hub, "--refresh=you/old")
+    assert result.returncode == 0, result.stderr
+    assert "it loads in a fresh process and sings:" in result.stdout
+    after = {name: content for name, content in hub.files("you/old").items() if name != ".gitattributes"}
+    assert after.keys() == (old.keys() | todays_code().keys()) - {"helpers_lyricgpt.py"}
+    assert all(after[name] == todays_code().get(name, content) for name, content in old.items() if name in after)
+    assert len(hub.commits("you/old")) == 2
+    again = push_to(hub, "--refresh=you/old")
+    assert again.returncode == 0 and "holds this already" in again.stdout
+
+
+def test_only_a_lyricgpt_model_is_refreshed(hub):
+    assert "the Hub has no you/nothing" in error_of(push_to(hub, "--refresh=you/nothing"))
+    hub.create("you/gpt2")
+    hub.commit_as("you", "you/gpt2", {"config.json": b'{"model_type": "gpt2"}'})
+    assert "holds no LyricGPT model on its branch main" in error_of(push_to(hub, "--refresh=you/gpt2"))
+    assert len(hub.commits("you/gpt2")) == 1

@@ -16,9 +16,9 @@ import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import _compile_jinja_template
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unk|>"
@@ -126,22 +126,29 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         """The distinct characters of `text` outside the alphabet, in the order of their code points."""
         return sorted(set(text).difference(self.get_vocab()))
 
-    def _encode_plus(self, text, text_pair=None, **kwargs):
-        if self.unk_token is None:  # the backend would drop an unknown character without a word
-            self._refuse_unknown(text)
-            self._refuse_unknown(text_pair)
-        return super()._encode_plus(text, text_pair=text_pair, **kwargs)
+    def __call__(self, text=None, text_pair=None, *args, **kwargs):
+        self._refuse_unknown(text, text_pair, kwargs.get("text_target"), kwargs.get("text_pair_target"))
+        return super().__call__(text, text_pair, *args, **kwargs)
 
-    def _refuse_unknown(self, text) -> None:
-        if isinstance(text, str):
-            if unknown := self.unknown_characters(text):
+    def encode(self, text, text_pair=None, *args, **kwargs):
+        self._refuse_unknown(text, text_pair)
+        return super().encode(text, text_pair, *args, **kwargs)
+
+    def tokenize(self, text, pair=None, *args, **kwargs):
+        self._refuse_unknown(text, pair)
+        return super().tokenize(text, pair, *args, **kwargs)
+
+    def _refuse_unknown(self, *texts) -> None:
+        if self.unk_token is not None:
+            return
+        for text in texts:  # without an unknown token the backend would drop a character without a word
+            if isinstance(text, (list, tuple)):
+                self._refuse_unknown(*text)
+            elif isinstance(text, str) and (unknown := self.unknown_characters(text)):
                 raise UnknownCharacterError(
                     f"the alphabet of this model has no {describe_characters(unknown)}; it has {len(self.alphabet)} "
                     f"characters: {self.alphabet!r}. Leave the unknown ones out, or train with special_tokens: true"
                 )
-        elif text is not None:
-            for part in text:
-                self._refuse_unknown(part)
 
     def encode_utf8(self, data: np.ndarray) -> np.ndarray:
         """Ids of UTF-8 bytes, vectorised.
@@ -210,7 +217,8 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         if template is None:
             return text
         names = {"artist": " ".join(artist.split()), "title": " ".join(title.split())}  # a header's line is one line
-        return _compile_jinja_template(template).render(**names, text=text)
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        return environment.from_string(template).render(**names, text=text)
 
     def song_prompt(self, artist: str = "", title: str = "") -> str:
         """The prompt that starts a song: the token that begins one, and its header if there is a song template."""

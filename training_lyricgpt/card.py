@@ -13,6 +13,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from modeling_lyricgpt.compat_lyricgpt import NEWEST, OLDEST
+
 from .arguments import Arguments
 from .assessment import figures_section, limits_section, originality_section
 from .conditioning import LABELS
@@ -125,12 +127,12 @@ def songs_code(records: Records, source: str) -> str:
     """Several songs, each with its seed: those that the card shows."""
     drawn = shown_songs(records)
     is_asked = any(song["artist"] or song["title"] for song in drawn["songs"])
-    load = f"from_pretrained({literal(source)}, trust_remote_code=True)"
+    # Prompts by name need this project's tokenizer; the ids are those of a stock one.
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed",
         "",
-        f"tokenizer = AutoTokenizer.{load}",
-        f"model = AutoModelForCausalLM.{load}",
+        f"tokenizer = AutoTokenizer.from_pretrained({literal(source)}, trust_remote_code={is_asked})",
+        f"model = AutoModelForCausalLM.from_pretrained({literal(source)}, trust_remote_code=True)",
     ]
     if is_asked:
         lines.append("for seed, artist, title in [")
@@ -177,10 +179,10 @@ A seed gives the same song again. This prints the samples below:
 ### Custom code
 
 transformers has no such architecture: the `.py` files beside the weights are the model, and `trust_remote_code=True` lets them run on
-your machine, with your rights (the tag `custom_code` says so). They import torch, transformers, huggingface_hub, numpy and Python's
-own library. Read them once, then pin what you have read: `revision="…"`, with the full hash of that commit, in each of the calls
+your machine, with your rights (the tag `custom_code` says so). They import torch, transformers, numpy, tokenizers, jinja2, packaging and
+Python's own library, and work with transformers {OLDEST} to {NEWEST}. Read them once, then pin what you have read: `revision="…"`, with the full hash of that commit, in each of the calls
 above. Without it, whatever is in the repository by then is run. The weights are safetensors: nothing is unpickled. The tokenizer
-alone loads without trust.
+alone needs no trust: `AutoTokenizer.from_pretrained({literal(source)}, trust_remote_code=False)`. Without that argument it asks first.
 {twin_passage(source, twin) if twin else ""}"""
 
 

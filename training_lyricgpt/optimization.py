@@ -45,13 +45,15 @@ def learning_rate(args: Arguments, step: int, peak: float | None = None) -> floa
 
 @torch.no_grad()
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest (semi-)orthogonal matrices, roughly, by Newton-Schulz in float32; shape `(N, rows, columns)`.
+    """The nearest (semi-)orthogonal matrices, roughly, by Newton-Schulz; shape `(N, rows, columns)`.
+
+    It computes in float32, or in float64 for matrices of that type.
 
     Each step multiplies `x` from the left by a polynomial of `x @ x.mT`. A matrix twice as long as wide or longer waits
     for the product of them all, which is small and square: 30% less work at 384 x 1024, and 4e-5 off.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrices.float()
+    x = matrices if matrices.dtype == torch.float64 else matrices.float()
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT
@@ -62,7 +64,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     else:
         gram = x @ x.mT
-        product = torch.eye(x.size(-2), device=x.device).expand_as(gram)
+        product = torch.eye(x.size(-2), dtype=x.dtype, device=x.device).expand_as(gram)
         for step in range(NEWTON_SCHULZ_STEPS):
             polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
             product = torch.baddbmm(product, polynomial, product, beta=a)

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_url
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalTokenNotFoundError,
@@ -136,8 +137,22 @@ def full_name(repository: str) -> str:
     return f"{owner}/{name}"
 
 
-def open_repository(repository: str, private: bool, repo_type: str = "model") -> str:
+def fetch(repository: str, branch: str, folder: Path) -> None:
+    """Downloads what a branch of a model's repository holds.
+
+    Raises:
+        LyricGPTError: what the Hub said, and what to do.
+    """
+    with hub_errors(repository):
+        patiently(snapshot_download, repository, revision=branch, local_dir=folder)
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
+
+
+def open_repository(repository: str, private: bool | None, repo_type: str = "model") -> str:
     """Creates the repository if it is not there; returns its address.
+
+    Args:
+        private: Who may see it; `None` for a repository that is there and stays as it is.
 
     Raises:
         LyricGPTError: it is there, and public where it was to be private, or the other way round.
@@ -150,6 +165,8 @@ def open_repository(repository: str, private: bool, repo_type: str = "model") ->
         except RepositoryNotFoundError:
             patiently(api.create_repo, repository, private=private, **kind)
             is_private = private
+    if private is None:
+        private = is_private
     if private and not is_private:
         raise LyricGPTError(f"{repository} exists and is public; say --public if that is what you want")
     if is_private and not private:

@@ -24,7 +24,10 @@ import transformers
 from filelock import FileLock
 
 # SHA-256 of the source archive of each version that the project has been tested with.
-CHECKSUMS = {"5.23.0": "19d647a4d5d903a7c644ca5cde2d86efc3dde7d8c687ae7988806ff2205efa71"}
+CHECKSUMS = {
+    "5.23.0": "19d647a4d5d903a7c644ca5cde2d86efc3dde7d8c687ae7988806ff2205efa71",
+    "5.24.0": "906cb8c3cb2123575e263962586a4d21a979ce97feeb95fe6aaf66fe6ae88bf3",
+}
 
 # The suites import each other relatively, from a folder whose name must end in "tests": transformers looks for that.
 PACKAGE = "transformers_tests"

@@ -1,0 +1,234 @@
+"""Where releases of transformers differ: whatever one of them lacks, or calls by another name, is looked up here, once.
+
+Notable:
+- The model's code runs on every minor release from `OLDEST` to `NEWEST`. Its other files use only names that all of them have.
+- Up to 5.23 the cache of keys and values is called `past_key_values`, from 5.24 on `cache`. Both names are accepted everywhere.
+- An older release is refused when this file is imported. In a newer one, whatever cannot be right raises an error that names
+  the release and what works: a cache that goes unnoticed would give a wrong song without a word.
+
+It trades brevity for one place to look: a new release that renames something changes this file alone.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+import torch
+import transformers
+from packaging.version import Version
+
+OLDEST, NEWEST = "4.57.6", "5.24"
+RELEASE = Version(transformers.__version__)
+logger = transformers.utils.logging.get_logger(__name__)
+
+
+def unsupported(problem: str) -> str:
+    """The one line that says what cannot work in this release of transformers, and what does."""
+    return (
+        f"{problem} (this is transformers {RELEASE}; LyricGPT's code was tested with {OLDEST} to {NEWEST}). Install one of "
+        f"those: pip install 'transformers>={OLDEST},<={NEWEST}.99'. Or load the stock copy, which needs no code of ours: "
+        "from_pretrained(…, revision='native')"
+    )
+
+
+if Version(OLDEST) > RELEASE:
+    raise ImportError(unsupported(f"LyricGPT needs transformers {OLDEST} or newer"))
+
+
+@contextmanager
+def names_of_every_release() -> Iterator[None]:
+    """Around imports from transformers: a name that a newer release has dropped is reported by `unsupported`."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(unsupported(str(error))) from error
+
+
+def find(*places: str) -> Any:
+    """The first of some `module:name` that this release has.
+
+    Raises:
+        ImportError: it has none of them.
+    """
+    for place in places:
+        module, name = place.split(":")
+        try:
+            return getattr(import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+    raise ImportError(unsupported(f"there is no {places[0].split(':')[1]} in {places[0].split(':')[0]}"))
+
+
+PreTrainedConfig = find(
+    "transformers.configuration_utils:PreTrainedConfig", "transformers.configuration_utils:PretrainedConfig"
+)
+
+# What collects hidden states and attention weights also filled in the configuration's defaults before 5.2.
+capture_outputs = find(
+    "transformers.utils.output_capturing:capture_outputs", "transformers.utils.generic:check_model_inputs"
+)
+if capture_outputs.__name__ == "check_model_inputs":
+
+    def merge_with_config_defaults(forward: Callable) -> Callable:
+        """Nothing to add to `check_model_inputs`."""
+        return forward
+else:
+    merge_with_config_defaults = find("transformers.utils.generic:merge_with_config_defaults")
+
+# Since 5.0 initialisation leaves weights alone that a checkpoint has filled; before, transformers did not ask for it.
+with names_of_every_release():
+    init = import_module("transformers.initialization") if RELEASE.major >= 5 else torch.nn.init
+
+# The cache of keys and values
+
+Cache = find("transformers.cache_utils:Cache")
+_output_fields = {
+    field.name: str(field.type) for field in fields(find("transformers.modeling_outputs:BaseModelOutputWithPast"))
+}
+# What this release calls it, in outputs and in calls; `find_cache` takes it by any of its names.
+CACHE_NAME = next((name for name, kind in _output_fields.items() if "Cache" in kind), "past_key_values")
+CACHE_NAMES = tuple(dict.fromkeys(("past_key_values", "cache", CACHE_NAME)))
+
+# Since 5.15 a cache can take back the characters of a rejected draft, whatever it has let go of before.
+CACHE_TAKES_BACK = (
+    "tokens_to_remove" in inspect.signature(find("transformers.cache_utils:DynamicLayer").crop).parameters
+)
+
+_mask_arguments = inspect.signature(find("transformers.masking_utils:create_causal_mask")).parameters
+_cache_in_masks = next((name for name in CACHE_NAMES if name in _mask_arguments), None)
+_update_takes_positions = "cache_kwargs" in inspect.signature(Cache.update).parameters
+
+# What transformers' loops of generation and its Trainer pass besides the declared arguments of `forward`.
+KNOWN_KEYWORDS = {
+    *inspect.get_annotations(find("transformers.utils:TransformersKwargs")),
+    *inspect.get_annotations(find("transformers.modeling_flash_attention_utils:FlashAttentionKwargs")),
+    *("cache_position", "labels", "logits_to_keep", "num_items_in_batch", "use_cache"),
+    *("output_attentions", "output_hidden_states", "return_dict", "ignore_index", "shift_labels"),
+}
+
+_warned = set()
+
+
+def holds_cache(value: Any) -> bool:
+    """Whether an argument is a cache of keys and values, of today's kind or the tuples of tensors of old."""
+    if isinstance(value, tuple):
+        return bool(value) and isinstance(value[0], tuple)
+    return isinstance(value, Cache) or hasattr(value, "get_seq_length")
+
+
+def take_cache(given: list[Any], keywords: dict[str, Any]) -> Any:
+    """The one cache that a call passes: among those `given`, or taken out of `keywords`, by whatever name.
+
+    Raises:
+        ValueError: two caches are given.
+        RuntimeError: a keyword that the model does not know holds a cache, and without it the song would be wrong.
+    """
+    given = [*given, *(keywords.pop(name, None) for name in CACHE_NAMES)]
+    for name, value in keywords.items():
+        if name not in KNOWN_KEYWORDS and holds_cache(value):
+            raise RuntimeError(unsupported(f"a cache was passed as {name!r}, which the model does not know"))
+    cache = next((cache for cache in given if cache is not None), None)
+    if any(other is not None and other is not cache for other in given):
+        raise ValueError("two caches are given: pass either past_key_values or cache")
+    return cache
+
+
+def warn_of_unknown(keywords: dict[str, Any]) -> None:
+    """Says once of each keyword that the model does not know that it is ignored."""
+    for name in keywords:
+        if name not in KNOWN_KEYWORDS and name not in _warned:
+            _warned.add(name)
+            logger.warning(f"the model does not know {name!r} and ignores it")
+
+
+def refuse_missing_cache(attention_mask: Any, cached: int | torch.Tensor, new: int) -> None:
+    """Looks at the mask of a call that passes `new` characters, behind those `cached`.
+
+    Raises:
+        ValueError: the mask `(B, T)` is about more characters than that, so that a cache must have got lost.
+    """
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2 or not isinstance(cached, int):
+        return  # a static cache counts on the device: reading it there would cost a synchronisation each step
+    if attention_mask.shape[1] > cached + new:
+        raise ValueError(
+            unsupported(
+                f"the attention_mask is about {attention_mask.shape[1]} characters, but {cached} are cached and {new} were "
+                "passed: where are the others?"
+            )
+        )
+
+
+def update_cache(
+    cache: Any, key: torch.Tensor, value: torch.Tensor, layer_idx: int, positions: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adds keys and values at `positions` `(T,)` to a layer of the cache; returns all that the layer sees."""
+    if _update_takes_positions:  # before 5.4
+        return cache.update(key, value, layer_idx, {"cache_position": positions})
+    return cache.update(key, value, layer_idx)
+
+
+def empty_cache(cache: Any) -> None:
+    """Makes a cache forget all that it holds."""
+    cache.reset()
+    if left := cache.get_seq_length():  # before 5.18 `reset` leaves a growing cache as long as it was
+        cache.crop(-left)
+
+
+def cache_for_masks(cache: Any, positions: torch.Tensor) -> dict[str, Any]:
+    """How a cache, and the index `(T,)` of each new column in it, are passed to transformers' makers of masks.
+
+    Raises:
+        RuntimeError: they take it by a name that is not known.
+    """
+    if _cache_in_masks is None:
+        raise RuntimeError(unsupported("create_causal_mask takes no cache by a name that is known"))
+    arguments = {_cache_in_masks: cache}
+    if "cache_position" in _mask_arguments:  # before 5.5
+        arguments["cache_position"] = positions
+    return arguments
+
+
+# Calls
+
+
+def arguments_by_name(function: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """The arguments of a call by name, in one dictionary, those of the function's `**kwargs` and its defaults included."""
+    call = inspect.signature(function).bind(*args, **kwargs)
+    call.apply_defaults()
+    arguments = dict(call.arguments)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name)
+    return arguments
+
+
+def refuse_unknown_tensors(forward: Callable, model_inputs: dict[str, Any]) -> None:
+    """Looks at what a step of generation is about to pass to `forward`.
+
+    Raises:
+        RuntimeError: a tensor among it, say a mask, has a name that the model does not know: it would go unnoticed.
+    """
+    known = {*inspect.signature(forward).parameters, *CACHE_NAMES, *KNOWN_KEYWORDS, "token_type_ids"}
+    for name, value in model_inputs.items():
+        if name not in known and isinstance(value, torch.Tensor):
+            raise RuntimeError(unsupported(f"generate passes {name!r}, which the model does not know"))
+
+
+def has_global_hooks() -> bool:
+    """Whether torch calls somebody at every module; taken for granted where torch does not say."""
+    return getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: True)()
+
+
+def declare_causal_lm(model_type: str, class_name: str) -> None:
+    """Adds a class to transformers' table of causal language models.
+
+    The table decides whether its Trainer shifts the labels that it smooths, what `transformers serve` serves and what a
+    pipeline takes for supported; `AutoModel.register` leaves it as it is.
+    """
+    with suppress(ImportError):
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(model_type, class_name)

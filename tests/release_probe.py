@@ -1,0 +1,166 @@
+"""What a stranger sees of a run folder with one release of transformers: `python -I release_probe.py RELEASE REQUEST`.
+
+It runs in a process of its own in which this project does not exist, and prints one JSON object. `RELEASE` is a folder that
+comes before site-packages ("-" for none), `REQUEST` a JSON object: `folder` (the run folder), `prompts`, `text` (to read), `length`
+(characters to write), `beams`, and optionally `rename` (see `renamed`).
+"""
+
+import contextlib
+import importlib.machinery
+import io
+import json
+import re
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+RELEASE, REQUEST = sys.argv[1], json.loads(sys.argv[2])
+if RELEASE != "-":
+    sys.path.insert(0, RELEASE)
+for name in ("modeling_lyricgpt", "tokenization_lyricgpt", "training_lyricgpt", "train_hf", "push_to_hub"):
+    sys.modules[name] = None  # importing it fails from here on, installed or not
+
+
+def renamed(old, new, files=""):
+    """Makes this release one of the future, in which a keyword, a method or a function has another name.
+
+    Args:
+        files: A regular expression of the files of transformers that know the old one; all, unless given.
+    """
+    loaders = importlib.machinery.SourceFileLoader
+    source_of, stats_of = loaders.get_data, loaders.path_stats
+    word = re.compile(rb"\b%s\b" % old.encode())
+
+    def get_data(loader, path):
+        _, _, name = path.rpartition("/transformers/")
+        if "transformers_modules" in path or name == path or not re.search(files, name):
+            return source_of(loader, path)
+        return word.sub(new.encode(), source_of(loader, path))
+
+    def path_stats(loader, path):
+        if "/transformers/" in path:
+            raise OSError("what was compiled before has the old name")
+        return stats_of(loader, path)
+
+    loaders.get_data, loaders.path_stats = get_data, path_stats
+
+
+if REQUEST.get("rename"):
+    renamed(*REQUEST["rename"])
+
+import logging  # noqa: E402
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    TextStreamer,
+    pipeline,
+)
+
+torch.set_num_threads(1)
+messages = []
+
+
+class Keep(logging.Handler):
+    def emit(self, record):
+        messages.append(record.getMessage())
+
+
+logger = logging.getLogger("transformers")
+logger.addHandler(Keep(level=logging.WARNING))
+logger.propagate = False
+for handler in list(logger.handlers):
+    if not isinstance(handler, Keep):
+        logger.removeHandler(handler)
+
+
+class Song(io.StringIO):
+    """What a streamer prints."""
+
+
+def load(cls, folder):
+    return cls.from_pretrained(folder, trust_remote_code=True)
+
+
+def probe(folder, prompts, text, length, beams):
+    """Loads the folder in every way and writes the songs of `prompts`, alone and together."""
+    config = load(AutoConfig, folder)
+    tokenizer = load(AutoTokenizer, folder)
+    model = load(AutoModelForCausalLM, folder)
+    found = {"config": type(config).__name__, "tokenizer": type(tokenizer).__name__, "model": type(model).__name__}
+    found["bare"] = type(bare := load(AutoModel, folder)).__name__
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    with torch.no_grad():
+        found["logits"] = model(ids).logits[0].tolist()
+        hidden = bare(ids).last_hidden_state
+        assert torch.equal(model.lm_head(hidden), model(ids).logits), "AutoModel and AutoModelForCausalLM differ"
+    # Greedy, and never in circles: a song that repeats itself would hide what went wrong.
+    asked = {"do_sample": False, "suppress_tokens": [0, 1, 2], "max_new_tokens": length, "no_repeat_ngram_size": 6}
+    loop = sys.modules[type(model).__module__]
+    own_loop, loops = loop.sample, []
+    loop.sample = lambda *args, **kwargs: loops.append(1) or own_loop(*args, **kwargs)
+
+    def write(prompt, model=model, **options):
+        inputs = tokenizer(prompt, return_tensors="pt", padding=True)
+        output = model.generate(**inputs, **(asked | options))
+        output = getattr(output, "sequences", output)
+        songs = tokenizer.batch_decode(output[:, inputs.input_ids.shape[1] :])
+        return songs if isinstance(prompt, list) else songs[0]
+
+    plain = {"no_repeat_ngram_size": 0}
+    write(prompts[0], max_new_tokens=20)
+    loops.clear()
+    messages_before = list(messages)
+    start = time.perf_counter()
+    found["plain"] = write(prompts[0], **plain)
+    found["characters_per_second"] = len(found["plain"]) / (time.perf_counter() - start)
+    found["own_loop"] = bool(loops)
+    found["alone"] = [write(prompt) for prompt in prompts]
+    found["batch"] = write(prompts)
+    found["uncached"] = write(prompts[0], use_cache=False)
+    found["uncached batch"] = write(prompts, use_cache=False)
+    found["as a dictionary"] = write(prompts[0], return_dict_in_generate=True, output_scores=True)
+    found["batch as a dictionary"] = write(prompts, return_dict_in_generate=True)
+    found["beams"] = write(prompts[0], num_beams=3, max_new_tokens=beams, **plain)
+    found["beams in a batch"] = write(prompts, num_beams=3, max_new_tokens=beams, **plain)[0]
+    found["prompt lookup"] = write(prompts[0], prompt_lookup_num_tokens=3, **plain)
+    with contextlib.redirect_stdout(Song()) as printed:
+        write(prompts[0], streamer=TextStreamer(tokenizer, skip_prompt=True))
+    found["streamer"] = printed.getvalue().removesuffix("\n")
+    write_with = pipeline("text-generation", model=folder, trust_remote_code=True)
+    found["pipeline"] = write_with(prompts[0], return_full_text=False, **asked)[0]["generated_text"]
+    found["pipeline of 20"] = len(write_with(prompts[0], max_length=20, do_sample=False)[0]["generated_text"])
+    found["empty prompts"] = [
+        len(song[0]["generated_text"]) for song in write_with(["", "I"], **(asked | {"max_new_tokens": 9}))
+    ]
+    with tempfile.TemporaryDirectory() as saved:
+        model.save_pretrained(saved)
+        tokenizer.save_pretrained(saved)
+        for path in Path(folder).glob("*.py"):  # some releases copy none, some the class's own file alone
+            if not (Path(saved) / path.name).exists():
+                (Path(saved) / path.name).write_bytes(path.read_bytes())
+        again = load(AutoModelForCausalLM, saved)
+        found["saved and loaded"] = write(prompts[0], model=again)
+        load(AutoTokenizer, saved)
+    found["loading warnings"] = sorted(set(messages_before))
+    found["warnings"] = sorted(set(messages) - set(messages_before))
+    return found
+
+
+if __name__ == "__main__":
+    asked = REQUEST
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = probe(*(asked[name] for name in ("folder", "prompts", "text", "length", "beams")))
+    result["version"] = transformers.__version__
+    result["python warnings"] = sorted(
+        {str(entry.message) for entry in caught if "transformers" in str(entry.filename)}
+    )
+    print(json.dumps(result))
