@@ -9,7 +9,10 @@ ARGS ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
-.PHONY: train test test-slow lint format demo clean
+# The tests whose outcome depends on how a processor rounds
+NUMERIC := $(addprefix tests/test_,conditioning.py cpu_kernels.py ecosystem.py evaluation.py generation.py initialization.py modeling.py optimization.py twins.py)
+
+.PHONY: train test test-slow test-numeric test-versions lint format demo clean
 
 train: $(VENV)/.installed
 	$(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml --num_cpu_threads_per_process $(CORES) \
@@ -20,6 +23,15 @@ test: $(VENV)/.installed-test lint
 
 test-slow: $(VENV)/.installed-test-slow
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+# As on other processors: without vector instructions and on one thread, then with those of most.
+test-numeric: $(VENV)/.installed-test
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(NUMERIC)
+	ATEN_CPU_CAPABILITY=avx2 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(NUMERIC)
+
+# A model with every minor release of transformers, the newest included: RELEASES="5.0.0 5.24.0" for some.
+test-versions: $(VENV)/.installed-test
+	$(BIN)/python tests/releases.py $(RELEASES)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

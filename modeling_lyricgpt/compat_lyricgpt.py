@@ -10,6 +10,7 @@ It trades brevity for one place to look: a new release that renames something ch
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -20,7 +21,7 @@ import torch
 import transformers
 from packaging.version import Version
 
-OLDEST, NEWEST = "4.57.6", "5.24"
+OLDEST, NEWEST, BEYOND = "4.57.6", "5.24", "5.25"
 RELEASE = Version(transformers.__version__)
 logger = transformers.utils.logging.get_logger(__name__)
 
@@ -29,8 +30,8 @@ def unsupported(problem: str) -> str:
     """The one line that says what cannot work in this release of transformers, and what does."""
     return (
         f"{problem} (this is transformers {RELEASE}; LyricGPT's code was tested with {OLDEST} to {NEWEST}). Install one of "
-        f"those: pip install 'transformers>={OLDEST},<={NEWEST}.99'. Or load the stock copy, which needs no code of ours: "
-        "from_pretrained(…, revision='native')"
+        f"those: pip install 'transformers>={OLDEST},<{BEYOND}'. Or load the stock copy, which needs no code of ours "
+        "(revision='native'; classic from transformers 4.28 on, modern from 4.51)"
     )
 
 
@@ -119,21 +120,23 @@ def holds_cache(value: Any) -> bool:
     return isinstance(value, Cache) or hasattr(value, "get_seq_length")
 
 
-def take_cache(given: list[Any], keywords: dict[str, Any]) -> Any:
-    """The one cache that a call passes: among those `given`, or taken out of `keywords`, by whatever name.
+def take_cache(keywords: dict[str, Any], past_key_values: Any = None, cache: Any = None) -> Any:
+    """The one cache that a call passes: by one of its two names, or taken out of `keywords`.
 
     Raises:
         ValueError: two caches are given.
         RuntimeError: a keyword that the model does not know holds a cache, and without it the song would be wrong.
     """
-    given = [*given, *(keywords.pop(name, None) for name in CACHE_NAMES)]
+    if past_key_values is not None and CACHE_NAME != "past_key_values":
+        warnings.warn(f"`past_key_values` is deprecated: use `{CACHE_NAME}`", FutureWarning, stacklevel=3)
+    given = [past_key_values, cache, *(keywords.pop(name, None) for name in CACHE_NAMES)]
     for name, value in keywords.items():
         if name not in KNOWN_KEYWORDS and holds_cache(value):
             raise RuntimeError(unsupported(f"a cache was passed as {name!r}, which the model does not know"))
-    cache = next((cache for cache in given if cache is not None), None)
-    if any(other is not None and other is not cache for other in given):
+    given = [cache for cache in given if cache is not None]
+    if any(other is not given[0] for other in given):
         raise ValueError("two caches are given: pass either past_key_values or cache")
-    return cache
+    return given[0] if given else None
 
 
 def warn_of_unknown(keywords: dict[str, Any]) -> None:

@@ -341,7 +341,7 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        past_key_values = take_cache([past_key_values, cache], kwargs)
+        past_key_values = take_cache(kwargs, past_key_values, cache)
         warn_of_unknown(kwargs)
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             use_cache, past_key_values = False, None  # layers will run twice, and would add to a cache twice
@@ -473,7 +473,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: an empty prompt and an alphabet without a token that begins a song, or a prompt of `max_length`.
         """
-        if (cache := take_cache([], kwargs)) is not None:
+        if (cache := take_cache(kwargs)) is not None:
             cache.is_the_callers = True  # who will want it filled
             kwargs[CACHE_NAME] = cache
         if inputs is None:
@@ -577,7 +577,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
                 "given as input_ids: a classic model reads the text again from a later start, so pass all of it beside "
                 "the cache, or generate fewer tokens"
             )
-        cache = take_cache([], kwargs)
+        cache = take_cache(kwargs)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         index = attention_mask.cumsum(-1) - 1  # (B, total_length): each character's index in its own row

@@ -12,15 +12,20 @@ ALLOWED = {
     "modeling_lyricgpt": {
         "torch",
         "transformers",
-        "huggingface_hub",
+        "packaging",
         "numpy",
         "math",
         "collections",
+        "contextlib",
         "dataclasses",
+        "importlib",
+        "inspect",
         "itertools",
+        "typing",
+        "warnings",
     }
 }
-ALLOWED["tokenization_lyricgpt"] = {"transformers", "tokenizers", "numpy", "json", "os", "collections"}
+ALLOWED["tokenization_lyricgpt"] = {"transformers", "tokenizers", "jinja2", "numpy", "json", "os", "collections"}
 
 
 def imports(path):

@@ -18,7 +18,7 @@ FIGURES = {
 }  # fmt: skip
 MODEL_FILES = {
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    "configuration_lyricgpt.py", "drafts_lyricgpt.py", "generation_lyricgpt.py", "modeling_lyricgpt.py", "tokenization_lyricgpt.py",
+    "compat_lyricgpt.py", "configuration_lyricgpt.py", "drafts_lyricgpt.py", "generation_lyricgpt.py", "modeling_lyricgpt.py", "tokenization_lyricgpt.py",
 }  # fmt: skip
 RECORDS = {
     "README.md", "curves.png", "metrics.jsonl", "samples.txt", "run.yaml", "corpus.json", "environment.json", "checkpoints"
