@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def names_of_every_release() -> Iterator[None]:
 
 
 def find(*places: str) -> Any:
-    """The first of some `module:name` that this release has.
+    """The first of some `module:name` or `module:class.method` of transformers that this release has.
 
     Raises:
         ImportError: it has none of them.
@@ -57,27 +58,28 @@ def find(*places: str) -> Any:
     for place in places:
         module, name = place.split(":")
         try:
-            return getattr(import_module(module), name)
+            return attrgetter(name)(import_module(f"transformers.{module}"))
         except (ImportError, AttributeError):
             continue
-    raise ImportError(unsupported(f"there is no {places[0].split(':')[1]} in {places[0].split(':')[0]}"))
+    raise ImportError(unsupported(f"transformers.{places[0].replace(':', '.')} is not there"))
 
 
-PreTrainedConfig = find(
-    "transformers.configuration_utils:PreTrainedConfig", "transformers.configuration_utils:PretrainedConfig"
-)
+# What the model cannot do without, and would otherwise miss in the middle of a song.
+for method in ("cache_utils:Cache.update", "cache_utils:Cache.get_seq_length", "cache_utils:Cache.reset"):
+    find(method)
+find("modeling_utils:PreTrainedModel.post_init")
+
+PreTrainedConfig = find("configuration_utils:PreTrainedConfig", "configuration_utils:PretrainedConfig")
 
 # What collects hidden states and attention weights also filled in the configuration's defaults before 5.2.
-capture_outputs = find(
-    "transformers.utils.output_capturing:capture_outputs", "transformers.utils.generic:check_model_inputs"
-)
+capture_outputs = find("utils.output_capturing:capture_outputs", "utils.generic:check_model_inputs")
 if capture_outputs.__name__ == "check_model_inputs":
 
     def merge_with_config_defaults(forward: Callable) -> Callable:
         """Nothing to add to `check_model_inputs`."""
         return forward
 else:
-    merge_with_config_defaults = find("transformers.utils.generic:merge_with_config_defaults")
+    merge_with_config_defaults = find("utils.generic:merge_with_config_defaults")
 
 # Since 5.0 initialisation leaves weights alone that a checkpoint has filled; before, transformers did not ask for it.
 with names_of_every_release():
@@ -85,27 +87,24 @@ with names_of_every_release():
 
 # The cache of keys and values
 
-Cache = find("transformers.cache_utils:Cache")
-_output_fields = {
-    field.name: str(field.type) for field in fields(find("transformers.modeling_outputs:BaseModelOutputWithPast"))
-}
+Cache = find("cache_utils:Cache")
+_output_fields = {field.name: str(field.type) for field in fields(find("modeling_outputs:BaseModelOutputWithPast"))}
 # What this release calls it, in outputs and in calls; `find_cache` takes it by any of its names.
 CACHE_NAME = next((name for name, kind in _output_fields.items() if "Cache" in kind), "past_key_values")
 CACHE_NAMES = tuple(dict.fromkeys(("past_key_values", "cache", CACHE_NAME)))
 
 # Since 5.15 a cache can take back the characters of a rejected draft, whatever it has let go of before.
-CACHE_TAKES_BACK = (
-    "tokens_to_remove" in inspect.signature(find("transformers.cache_utils:DynamicLayer").crop).parameters
-)
+_take_back = getattr(find("cache_utils:DynamicLayer"), "crop", None)
+CACHE_TAKES_BACK = _take_back is not None and "tokens_to_remove" in inspect.signature(_take_back).parameters
 
-_mask_arguments = inspect.signature(find("transformers.masking_utils:create_causal_mask")).parameters
+_mask_arguments = inspect.signature(find("masking_utils:create_causal_mask")).parameters
 _cache_in_masks = next((name for name in CACHE_NAMES if name in _mask_arguments), None)
 _update_takes_positions = "cache_kwargs" in inspect.signature(Cache.update).parameters
 
 # What transformers' loops of generation and its Trainer pass besides the declared arguments of `forward`.
 KNOWN_KEYWORDS = {
-    *inspect.get_annotations(find("transformers.utils:TransformersKwargs")),
-    *inspect.get_annotations(find("transformers.modeling_flash_attention_utils:FlashAttentionKwargs")),
+    *inspect.get_annotations(find("utils:TransformersKwargs")),
+    *inspect.get_annotations(find("modeling_flash_attention_utils:FlashAttentionKwargs")),
     *("cache_position", "labels", "logits_to_keep", "num_items_in_batch", "use_cache"),
     *("output_attentions", "output_hidden_states", "return_dict", "ignore_index", "shift_labels"),
 }
@@ -147,19 +146,18 @@ def warn_of_unknown(keywords: dict[str, Any]) -> None:
             logger.warning(f"the model does not know {name!r} and ignores it")
 
 
-def refuse_missing_cache(attention_mask: Any, cached: int | torch.Tensor, new: int) -> None:
+def check_mask(attention_mask: Any, cached: int | torch.Tensor, new: int) -> None:
     """Looks at the mask of a call that passes `new` characters, behind those `cached`.
 
     Raises:
-        ValueError: the mask `(B, T)` is about more characters than that, so that a cache must have got lost.
+        ValueError: the mask `(B, T)` is about more characters or fewer: a cache got lost, or the mask is not of this call.
     """
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2 or not isinstance(cached, int):
         return  # a static cache counts on the device: reading it there would cost a synchronisation each step
-    if attention_mask.shape[1] > cached + new:
+    if attention_mask.shape[1] != cached + new:
         raise ValueError(
             unsupported(
-                f"the attention_mask is about {attention_mask.shape[1]} characters, but {cached} are cached and {new} were "
-                "passed: where are the others?"
+                f"attention_mask is about {attention_mask.shape[1]} characters, but {cached} are cached and {new} were passed"
             )
         )
 

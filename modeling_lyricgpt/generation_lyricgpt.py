@@ -329,11 +329,11 @@ def knows_call(model: nn.Module, call: dict) -> bool:
         return False
     input_ids, generation_config = call["input_ids"], call["generation_config"]
     cache = next((call[name] for name in CACHE_NAMES if call.get(name) is not None), None)
+    # What a release does not say is taken for something that `sample` does not do.
+    asks = ("is_assistant", "return_dict_in_generate", "prefill_chunk_size")
     if (
         call.get("synced_gpus")
-        or generation_config.is_assistant
-        or generation_config.return_dict_in_generate
-        or generation_config.prefill_chunk_size is not None
+        or any(getattr(generation_config, name, True) for name in asks)
         or not call["use_cache"]
         or (cache is not None and type(cache) is not DynamicCache)  # some releases leave it to `forward` to make one
         or getattr(cache, "is_the_callers", False)

@@ -25,14 +25,15 @@ from .compat_lyricgpt import (
     arguments_by_name,
     cache_for_masks,
     capture_outputs,
+    check_mask,
     declare_causal_lm,
     empty_cache,
     init,
     merge_with_config_defaults,
     names_of_every_release,
-    refuse_missing_cache,
     refuse_unknown_tensors,
     take_cache,
+    unsupported,
     update_cache,
     warn_of_unknown,
 )
@@ -354,7 +355,7 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
             position_ids = kwargs["cache_position"].unsqueeze(0)  # (1, T)
 
         if not isinstance(mask_mapping := attention_mask, dict):
-            refuse_missing_cache(attention_mask, past_seen_tokens, inputs_embeds.shape[1])
+            check_mask(attention_mask, past_seen_tokens, inputs_embeds.shape[1])
             mask_kwargs = {"position_ids": position_ids, **cache_for_masks(past_key_values, kwargs["cache_position"])}
             create_mask = {
                 "full_attention": create_causal_mask,
@@ -373,11 +374,13 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
             # A static cache counts on the device: reading it there would cost a synchronisation each step.
             total = inputs_embeds.shape[1] + (past_seen_tokens if isinstance(past_seen_tokens, int) else 0)
             if total > self.config.max_position_embeddings:
-                raise ValueError(
+                problem = (
                     f"{total} characters, cached ones included, but this model has "
-                    f"{self.config.max_position_embeddings} positions: shorten the input to that (`generate` goes on "
-                    "past it by itself)"
+                    f"{self.config.max_position_embeddings} positions: shorten the input to that"
                 )
+                if not hasattr(GenerationMixin, "prepare_inputs_for_generation"):
+                    raise ValueError(unsupported(problem))
+                raise ValueError(f"{problem} (`generate` goes on past it by itself)")
             hidden_states = hidden_states + self.embed_positions(position_ids)
 
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
@@ -512,18 +515,21 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(self, *args, **kwargs):
         prepare = super()._prepare_cache_for_generation
         call = signature(prepare).bind(*args, **kwargs)
-        length = call.arguments.get("max_cache_length")
-        block_size = self.config.max_position_embeddings
-        if self.config.variant == "classic" and length is not None:
-            if call.arguments["model_kwargs"].get("inputs_embeds") is not None and length >= block_size:
+        named = call.arguments
+        if (
+            self.config.variant == "classic"
+            and {"generation_config", "model_kwargs", "max_cache_length"} <= named.keys()
+        ):
+            block_size = self.config.max_position_embeddings
+            if named["model_kwargs"].get("inputs_embeds") is not None and named["max_cache_length"] >= block_size:
                 raise ValueError(
-                    f"inputs_embeds and the new characters are {length + 1} positions, and this model has "
+                    f"inputs_embeds and the new characters are {named['max_cache_length'] + 1} positions, and this model has "
                     f"{block_size}: past them a classic model reads the text again from a later start, which embeddings "
                     "do not tell; pass input_ids, or generate fewer tokens"
                 )
             # The window, and so the cache and what is read at once, is never more than a block.
-            call.arguments["max_cache_length"] = min(length, block_size)
-            call.arguments["generation_config"].prefill_chunk_size = None
+            named["max_cache_length"] = min(named["max_cache_length"], block_size)
+            named["generation_config"].prefill_chunk_size = None
         return prepare(*call.args, **call.kwargs)
 
     def _sample(self, *args, **kwargs):
@@ -560,6 +566,8 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             RuntimeError: the release passes what the model does not know.
         """
         refuse_unknown_tensors(self.forward, kwargs)
+        if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape[1] < input_ids.shape[1]:
+            check_mask(attention_mask, 0, input_ids.shape[1])
         total_length = attention_mask.shape[1] if attention_mask is not None else input_ids.shape[1]
         if self.config.variant == "classic" and total_length > self.config.max_position_embeddings:
             return self._prepare_inputs_past_the_block(input_ids, attention_mask, total_length, kwargs)

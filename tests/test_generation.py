@@ -578,7 +578,9 @@ def test_a_cache_is_taken_by_each_of_its_names_and_by_no_other(model, caplog):
         for unknown in (cache, ((ids, ids), (ids, ids))):
             with pytest.raises(RuntimeError, match=r"a cache was passed as 'memory', .* transformers .* pip install"):
                 model(ids[:, 8:], memory=unknown)
-        with pytest.raises(ValueError, match="about 12 characters, but 0 are cached and 4 were passed"):
+        with pytest.raises(
+            ValueError, match=r"about 12 characters, but 0 are cached and 4 were passed \(this is transformers"
+        ):
             model(ids[:, 8:], attention_mask=torch.ones_like(ids))
         with pytest.raises(ValueError, match="two caches are given"):
             model(ids[:, 8:], past_key_values=cache, cache=DynamicCache(config=model.config))

@@ -20,16 +20,17 @@ INSTALLED = "-"
 
 # What the next release may rename, as a regular expression, and in which files of transformers.
 KEYWORDS = [
-    (r"cache(?=\s*[:=]|\"|\.|,| )", "kv_store", "generation/utils|modeling_outputs|masking_utils|utils/generic"),
+    (r"cache(?! import)", "kv_store", "generation/utils|modeling_outputs|masking_utils|utils/generic"),
     ("inputs_embeds", "embedded", "masking_utils|generation/"),
     ("next_sequence_length", "fresh", ""),
     ("is_first_iteration", "initial", ""),
     ("attention_mask", "seen", "generation/"),
     ("position_ids", "places", "generation/"),
     ("logits_to_keep", "kept", "generation/"),
-    ("generation_config", "settings", "generation/utils"),
+    ("generation_config", "settings", "generation/"),
     ("model_kwargs", "step", "generation/"),
-    ("logits_processor", "processors", "generation/utils"),
+    ("logits_processor", "processors", "generation/"),
+    ("stopping_criteria", "ends", "generation/utils"),
     ("max_cache_length", "capacity", "generation/utils"),
 ]
 METHODS = [
@@ -42,6 +43,8 @@ METHODS = [
     ("_pad_token_tensor", "_padding", ""),
     ("get_seq_length", "length_seen", ""),
     ("post_init", "finish", ""),
+    ("is_assistant", "assists", ""),
+    ("prefill_chunk_size", "chunk", ""),
     ("reset", "clear", "cache_utils"),
     ("crop", "take_back", ""),
 ]
