@@ -9,8 +9,8 @@ ARGS ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
-# The tests whose outcome depends on how a processor rounds
-NUMERIC := $(addprefix tests/test_,conditioning.py cpu_kernels.py ecosystem.py evaluation.py generation.py initialization.py modeling.py optimization.py twins.py)
+# The tests whose outcome depends on how a processor rounds.
+NUMERIC := $(addprefix tests/test_,conditioning.py cpu_kernels.py evaluation.py generation.py modeling.py optimization.py twins.py)
 
 .PHONY: train test test-slow test-numeric test-versions lint format demo clean
 

@@ -153,12 +153,15 @@ def test_the_artist_steers_what_is_written(two_artists):
             "Song 12",
             "--max_new_tokens",
             "100",
+            "--temperature",
+            "0.5",
         )
         assert result.returncode == 0, result.stderr
         header, _, songs[artist] = result.stdout.partition("\n\n")
         assert header == f"Artist: {artist}\nTitle: Song 12"
-    assert share_of_a_and_e(songs["Ada"]) > 0.9
-    assert share_of_a_and_e(songs["Bo"]) < 0.1
+    # With ten seeds and other instructions of the processor: 1.0 and 0.0, each time.
+    assert share_of_a_and_e(songs["Ada"]) > 0.8
+    assert share_of_a_and_e(songs["Bo"]) < 0.2
 
 
 def test_a_pipeline_without_this_project_continues_the_prompt_and_unknown_artists_and_no_header_work(two_artists):

@@ -50,15 +50,10 @@ METHODS = [
 ]
 HELPERS = [
     ("capture_outputs", "collect_outputs", ""),
-    ("merge_with_config_defaults", "fill_in_defaults", ""),
     ("create_causal_mask", "causal_mask", ""),
-    ("dynamic_rope_update", "rope_update", ""),
     ("ACT2FN", "ACTIVATIONS", ""),
-    ("ALL_ATTENTION_FUNCTIONS", "ATTENTION", ""),
-    ("GradientCheckpointingLayer", "CheckpointingLayer", ""),
     ("TransformersKwargs", "Keywords", ""),
     ("DynamicCache", "GrowingCache", ""),
-    ("MaxLengthCriteria", "LengthCriteria", ""),
     ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "CAUSAL_LM_NAMES", ""),
 ]
 
