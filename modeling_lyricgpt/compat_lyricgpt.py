@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from functools import lru_cache
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -89,7 +90,7 @@ with names_of_every_release():
 
 Cache = find("cache_utils:Cache")
 _output_fields = {field.name: str(field.type) for field in fields(find("modeling_outputs:BaseModelOutputWithPast"))}
-# What this release calls it, in outputs and in calls; `find_cache` takes it by any of its names.
+# What this release calls it, in outputs and in calls; `take_cache` takes it by any of its names.
 CACHE_NAME = next((name for name, kind in _output_fields.items() if "Cache" in kind), "past_key_values")
 CACHE_NAMES = tuple(dict.fromkeys(("past_key_values", "cache", CACHE_NAME)))
 
@@ -107,6 +108,7 @@ KNOWN_KEYWORDS = {
     *inspect.get_annotations(find("modeling_flash_attention_utils:FlashAttentionKwargs")),
     *("cache_position", "labels", "logits_to_keep", "num_items_in_batch", "use_cache"),
     *("output_attentions", "output_hidden_states", "return_dict", "ignore_index", "shift_labels"),
+    "token_type_ids",
 }
 
 _warned = set()
@@ -187,7 +189,7 @@ def cache_for_masks(cache: Any, positions: torch.Tensor) -> dict[str, Any]:
     if _cache_in_masks is None:
         raise RuntimeError(unsupported("create_causal_mask takes no cache by a name that is known"))
     arguments = {_cache_in_masks: cache}
-    if "cache_position" in _mask_arguments:  # before 5.5
+    if "cache_position" in _mask_arguments:  # before 5.9
         arguments["cache_position"] = positions
     return arguments
 
@@ -206,15 +208,21 @@ def arguments_by_name(function: Callable, args: tuple, kwargs: dict) -> dict[str
     return arguments
 
 
+@lru_cache
+def declared_names(function: Callable) -> frozenset[str]:
+    """The names of a function's parameters."""
+    return frozenset(inspect.signature(function).parameters)
+
+
 def refuse_unknown_tensors(forward: Callable, model_inputs: dict[str, Any]) -> None:
     """Looks at what a step of generation is about to pass to `forward`.
 
     Raises:
         RuntimeError: a tensor among it, say a mask, has a name that the model does not know: it would go unnoticed.
     """
-    known = {*inspect.signature(forward).parameters, *CACHE_NAMES, *KNOWN_KEYWORDS, "token_type_ids"}
+    declared = declared_names(forward)
     for name, value in model_inputs.items():
-        if name not in known and isinstance(value, torch.Tensor):
+        if name not in declared and name not in KNOWN_KEYWORDS and isinstance(value, torch.Tensor):
             raise RuntimeError(unsupported(f"generate passes {name!r}, which the model does not know"))
 
 

@@ -7,7 +7,7 @@ Notable:
 - nanoGPT's names (`n_embd`, `n_layer`, `n_head`, `block_size`) work as aliases of transformers' names.
 """
 
-from .compat_lyricgpt import PreTrainedConfig
+from .compat_lyricgpt import RELEASE, PreTrainedConfig
 
 VARIANTS = ("classic", "modern")
 
@@ -144,6 +144,8 @@ class LyricGPTConfig(PreTrainedConfig):
             # configurations that transformers 4 wrote.
             self.rope_parameters = rope_parameters or kwargs.pop("rope_scaling", None) or {}
             self.rope_parameters = {"rope_type": "default", "rope_theta": 10_000.0} | self.rope_parameters
+            if RELEASE.major < 5:  # where transformers 4 looks for them
+                self.rope_theta, self.rope_scaling = self.rope_parameters["rope_theta"], self.rope_parameters
         else:
             self.sliding_window = None
             # Parallel plans name what there is, and only `modern` has these three.

@@ -324,7 +324,7 @@ def knows_call(model: nn.Module, call: dict) -> bool:
         call: The arguments by name, as `arguments_by_name` gives them.
     """
     handled = {*SAMPLE_ARGUMENTS, *CACHE_NAMES, "synced_gpus", "position_ids", "use_cache", "logits_to_keep"}
-    # Before 5.5 transformers counted the columns of its cache itself.
+    # Older releases also count the columns of the cache.
     if not {*SAMPLE_ARGUMENTS, "use_cache"} <= call.keys() <= {*handled, "cache_position"}:
         return False
     input_ids, generation_config = call["input_ids"], call["generation_config"]

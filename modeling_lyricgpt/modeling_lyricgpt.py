@@ -101,7 +101,7 @@ class LyricGPTRotaryEmbedding(nn.Module):
         rope_init_fn: Callable = self.compute_default_rope_parameters
         if self.rope_type != "default":
             rope_init_fn = ROPE_INIT_FUNCTIONS[self.rope_type]
-        inv_freq, self.attention_scaling = rope_init_fn(config)
+        inv_freq, self.attention_scaling = rope_init_fn(config, device=None)
         self.inv_freq = nn.Buffer(inv_freq, persistent=False)
         self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
 
@@ -350,7 +350,7 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         past_seen_tokens = past_key_values.get_seq_length() if past_key_values is not None else 0
-        # The index of each new column in the cache. Releases before 5.5 pass it too.
+        # The index of each new column in the cache, which older releases pass too.
         kwargs["cache_position"] = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_seen_tokens
         if position_ids is None:
             position_ids = kwargs["cache_position"].unsqueeze(0)  # (1, T)
@@ -566,7 +566,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             ValueError: a `classic` model is asked to go past its block, and given only the end of the text.
             RuntimeError: the release passes what the model does not know.
         """
-        refuse_unknown_tensors(self.forward, kwargs)
+        refuse_unknown_tensors(type(self).forward, kwargs)
         if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape[1] < input_ids.shape[1]:
             check_mask(attention_mask, 0, input_ids.shape[1])
         total_length = attention_mask.shape[1] if attention_mask is not None else input_ids.shape[1]
@@ -575,7 +575,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
         )
-        refuse_unknown_tensors(self.forward, model_inputs)
+        refuse_unknown_tensors(type(self).forward, model_inputs)
         return model_inputs
 
     def _prepare_inputs_past_the_block(self, input_ids, attention_mask, total_length, kwargs):

@@ -373,9 +373,7 @@ def test_it_compiles_into_one_graph_with_the_same_logits_loss_and_gradients(mode
     assert graphs.frame_count == 1  # other characters of the same shape need no other graph
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_forward_pass_is_exported_for_batches_of_any_shape(model, batch, attention):
-    model.set_attn_implementation(attention)
+def test_a_forward_pass_is_exported_for_batches_of_any_shape(model, batch):
     shapes = {"input_ids": {0: torch.export.Dim("rows", max=64), 1: torch.export.Dim("length", min=2, max=BLOCK)}}
     ids = batch["input_ids"]
     program = torch.export.export(

@@ -337,7 +337,7 @@ def test_a_pushed_model_is_loaded_trained_on_and_pushed_again_and_the_old_one_st
 # Code of old
 
 
-@pytest.mark.parametrize("variant", ["classic", "modern"])
+@pytest.mark.parametrize("variant", [pytest.param("classic", marks=pytest.mark.slow), "modern"])
 def test_a_model_published_with_older_code_gets_todays_and_keeps_its_weights(hub, variant):
     fixture = PROJECT / "tests" / "fixtures" / variant
     old = {path.name: path.read_bytes() for path in fixture.iterdir() if path.name != "logits.safetensors"}

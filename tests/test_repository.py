@@ -19,8 +19,10 @@ ALLOWED = {
         "contextlib",
         "dataclasses",
         "importlib",
+        "functools",
         "inspect",
         "itertools",
+        "operator",
         "typing",
         "warnings",
     }
