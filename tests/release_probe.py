@@ -32,14 +32,20 @@ def renamed(old, new, files=""):
     source_of, stats_of = loaders.get_data, loaders.path_stats
     word = re.compile(rb"\b%s\b" % old.encode())
 
-    def get_data(loader, path):
+    def source(loader, path):
+        """What a file says in that release; `None` if it is no other than today's."""
         _, _, name = path.rpartition("/transformers/")
-        if "transformers_modules" in path or name == path or not re.search(files, name):
-            return source_of(loader, path)
-        return word.sub(new.encode(), source_of(loader, path))
+        if path.endswith(".py") and name != path and "transformers_modules" not in path and re.search(files, name):
+            changed, count = word.subn(new.encode(), source_of(loader, path))
+            return changed if count else None
+        return None
+
+    def get_data(loader, path):
+        changed = source(loader, path)
+        return source_of(loader, path) if changed is None else changed
 
     def path_stats(loader, path):
-        if "/transformers/" in path:
+        if source(loader, path) is not None:
             raise OSError("what was compiled before has the old name")
         return stats_of(loader, path)
 
