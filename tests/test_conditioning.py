@@ -159,7 +159,7 @@ def test_the_artist_steers_what_is_written(two_artists):
         assert result.returncode == 0, result.stderr
         header, _, songs[artist] = result.stdout.partition("\n\n")
         assert header == f"Artist: {artist}\nTitle: Song 12"
-    # With ten seeds and other instructions of the processor: 1.0 and 0.0, each time.
+    # Over nine trainings, with other seeds and other instructions of the processor: 1.0 and 0.0, each time.
     assert share_of_a_and_e(songs["Ada"]) > 0.8
     assert share_of_a_and_e(songs["Bo"]) < 0.2
 
