@@ -168,8 +168,20 @@ def check_code(folder: Path) -> None:
     for name in sorted(ours.keys() | sent.keys()):
         if ours.get(name) != sent.get(name):
             raise LyricGPTError(f"{name} would not be sent as it is in this project; nothing was sent")
+    check_auto_map(folder)
+
+
+def check_auto_map(folder: Path) -> None:
+    """Makes sure that a model's configurations find their code beside them.
+
+    Raises:
+        LyricGPTError: one names no code, or that of another repository.
+    """
     for name in ("config.json", "tokenizer_config.json"):
-        if "--" in json.dumps(read_json(folder / name)["auto_map"]):
+        auto_map = read_json(folder / name).get("auto_map") if (folder / name).exists() else None
+        if auto_map is None:
+            raise LyricGPTError(f"{name} names no code, so nobody would find it; nothing was sent")
+        if "--" in json.dumps(auto_map):
             raise LyricGPTError(f"{name} would take its code from another repository; nothing was sent")
 
 
@@ -278,7 +290,7 @@ def refresh(repository: str, branch: str, folder: Path) -> None:
         path.unlink()
     for name, content in todays_code().items():
         (folder / name).write_bytes(content)
-    check_code(folder)
+    check_auto_map(folder)
 
 
 def list_files(folder: Path) -> None:

@@ -118,7 +118,7 @@ def read_with_cache(model: GPT2LMHeadModel, prompts: torch.Tensor, length: int) 
     output = model(prompts, use_cache=True)
     start = time.perf_counter()
     for _ in range(length):
-        output = model(prompts[:, -1:], past_key_values=output.past_key_values, use_cache=True)
+        output = model(prompts[:, -1:], cache=output.cache, use_cache=True)
     return length / (time.perf_counter() - start)
 
 

@@ -66,8 +66,9 @@ def find(*places: str) -> Any:
 
 
 # What the model cannot do without, and would otherwise miss in the middle of a song.
-for method in ("cache_utils:Cache.update", "cache_utils:Cache.get_seq_length", "cache_utils:Cache.reset"):
-    find(method)
+find("cache_utils:Cache.update")
+find("cache_utils:Cache.get_seq_length")
+find("cache_utils:Cache.reset")
 find("modeling_utils:PreTrainedModel.post_init")
 
 PreTrainedConfig = find("configuration_utils:PreTrainedConfig", "configuration_utils:PretrainedConfig")
@@ -111,8 +112,6 @@ KNOWN_KEYWORDS = {
     "token_type_ids",
 }
 
-_warned = set()
-
 
 def holds_cache(value: Any) -> bool:
     """Whether an argument is a cache of keys and values, of today's kind or the tuples of tensors of old."""
@@ -140,12 +139,16 @@ def take_cache(keywords: dict[str, Any], past_key_values: Any = None, cache: Any
     return given[0] if given else None
 
 
+@lru_cache
+def warn_once(message: str) -> None:
+    """Logs a warning, unless the same has been logged before."""
+    logger.warning(message)
+
+
 def warn_of_unknown(keywords: dict[str, Any]) -> None:
-    """Says once of each keyword that the model does not know that it is ignored."""
-    for name in keywords:
-        if name not in KNOWN_KEYWORDS and name not in _warned:
-            _warned.add(name)
-            logger.warning(f"the model does not know {name!r} and ignores it")
+    """Warns once of each keyword that the model does not know and therefore ignores."""
+    for name in keywords.keys() - KNOWN_KEYWORDS:
+        warn_once(f"the model does not know {name!r} and ignores it")
 
 
 def check_mask(attention_mask: Any, cached: int | torch.Tensor, new: int) -> None:

@@ -337,6 +337,7 @@ def knows_call(model: nn.Module, call: dict) -> bool:
         or not call["use_cache"]
         or (cache is not None and type(cache) is not DynamicCache)  # some releases leave it to `forward` to make one
         or getattr(cache, "is_the_callers", False)
+        or (cache is not None and cache.get_seq_length() > 0)
         or input_ids.device != model.device
         or input_ids.device.type not in ("cpu", "cuda")
         or input_ids.shape[1] == 0

@@ -36,6 +36,7 @@ from .compat_lyricgpt import (
     unsupported,
     update_cache,
     warn_of_unknown,
+    warn_once,
 )
 from .configuration_lyricgpt import LyricGPTConfig
 from .drafts_lyricgpt import NgramDrafts  # noqa: F401 - older transformers copy only what this file imports
@@ -479,6 +480,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         """
         if (cache := take_cache(kwargs)) is not None:
             cache.is_the_callers = True  # who will want it filled
+            cache.window = None  # and who may have filled it with another text meanwhile
             kwargs[CACHE_NAME] = cache
         if inputs is None:
             inputs = kwargs.pop("input_ids", None)
@@ -490,7 +492,8 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             keep_max_length(inputs.shape[1], generation_config, kwargs)
         if not CACHE_TAKES_BACK or not hasattr(GenerationMixin, "_get_candidate_generator"):
             # What drafts are for is speed: without them the characters are the same.
-            kwargs.pop("assistant_model", None)
+            if kwargs.pop("assistant_model", None) is not None:
+                warn_once("this release of transformers cannot take back drafts: the assistant_model is left out")
             for name in ("prompt_lookup_num_tokens", "assistant_early_exit"):
                 if name in kwargs or getattr(generation_config or self.generation_config, name, None):
                     kwargs[name] = None
@@ -594,7 +597,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         start = self._window_start(length)  # (B, 1)
         # A cache remembers the window that it holds: each row's start, and the column of the text that is its first.
         cached = int(cache.get_seq_length()) if cache is not None else 0
-        held, first = getattr(cache, "window", (None, 0))
+        held, first = getattr(cache, "window", None) or (None, 0)
         new = total_length - first - cached
         if not cached or held is None or not torch.equal(held, start) or not 0 < new <= block_size - cached:
             # All rows are read again from their start when some row's window moves on, when padding fills the block,

@@ -511,6 +511,18 @@ def test_a_cache_from_outside_goes_on_past_the_block(model):
     assert torch.equal(text, at_once)
 
 
+def test_a_cache_that_was_filled_anew_between_two_songs_tells_nothing_of_the_first(model):
+    options = {"do_sample": False, "pad_token_id": 0}
+    first, second = (torch.randint(1, 40, (1, 40)) for _ in range(2))
+    cache = DynamicCache(config=model.config)
+    model.generate(first, cache=cache, max_new_tokens=2, **options)  # past the block: the window begins at half a block
+    cache.reset()
+    with torch.no_grad():
+        model(second[:, :20], cache=cache)
+    song = model.generate(second, attention_mask=torch.ones_like(second), cache=cache, max_new_tokens=8, **options)
+    assert torch.equal(song, model.generate(second, max_new_tokens=8, **options))
+
+
 def test_a_static_cache_gives_the_same_songs_even_if_padding_fills_the_block(model):
     inputs = prompts(BLOCK)
     inputs["attention_mask"][:, : BLOCK - 10] = 0

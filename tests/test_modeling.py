@@ -76,8 +76,8 @@ def test_the_cache_gives_the_logits_of_reading_everything(model):
     whole = model(ids).logits
     cache, parts = None, []
     for part in ids.split([10, 1, 5, 1, 15], dim=1):
-        output = model(part, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        output = model(part, cache=cache, use_cache=True)
+        cache = output.cache
         parts.append(output.logits)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
 
@@ -86,9 +86,9 @@ def test_cached_and_new_characters_together_past_the_positions_are_refused():
     model = LyricGPTForCausalLM(
         LyricGPTConfig(block_size=BLOCK, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     )
-    cache = model(prompts(30)["input_ids"], use_cache=True).past_key_values
+    cache = model(prompts(30)["input_ids"], use_cache=True).cache
     with pytest.raises(ValueError, match=rf"35 characters, cached ones included, .* {BLOCK} positions"):
-        model(prompts(5)["input_ids"], past_key_values=cache)
+        model(prompts(5)["input_ids"], cache=cache)
 
 
 def test_more_characters_than_positions_in_one_pass_are_refused_with_both_numbers():

@@ -343,7 +343,7 @@ def test_a_model_published_with_older_code_gets_todays_and_keeps_its_weights(hub
     old = {path.name: path.read_bytes() for path in fixture.iterdir() if path.name != "logits.safetensors"}
     code = ("configuration", "modeling", "tokenization", "helpers")
     old |= {f"{name}_lyricgpt.py": b"raise ImportError('older code')" for name in code}
-    old |= {"README.md": b"My own words.", "notes.txt": b"mine"}
+    old |= {"README.md": b"My own words.", "notes.txt": b"mine", "play.py": b"print('mine')"}
     hub.create("you/old")
     hub.commit_as("you", "you/old", old)
     result = push_to(hub, "--refresh=you/old")
@@ -362,4 +362,7 @@ def test_only_a_lyricgpt_model_is_refreshed(hub):
     hub.create("you/gpt2")
     hub.commit_as("you", "you/gpt2", {"config.json": b'{"model_type": "gpt2"}'})
     assert "holds no LyricGPT model on its branch main" in error_of(push_to(hub, "--refresh=you/gpt2"))
+    hub.create("you/stock")
+    hub.commit_as("you", "you/stock", {"config.json": b'{"model_type": "lyricgpt"}'})
+    assert "config.json names no code" in error_of(push_to(hub, "--refresh=you/stock"))
     assert len(hub.commits("you/gpt2")) == 1

@@ -13,13 +13,12 @@ import unittest
 import pytest
 from transformers.models.auto import modeling_auto
 
-from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM, LyricGPTModel
+from modeling_lyricgpt import LyricGPTConfig, LyricGPTModel
 
 from .archive import SuitesUnavailableError, fetch_suites
 
 # The suites look class names up here, where `AutoModel.register` leaves no trace: it is for transformers' own models.
 modeling_auto.MODEL_MAPPING_NAMES[LyricGPTConfig.model_type] = LyricGPTModel.__name__
-modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[LyricGPTConfig.model_type] = LyricGPTForCausalLM.__name__
 
 try:
     sys.path.append(str(fetch_suites()))
