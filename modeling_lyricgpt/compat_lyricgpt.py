@@ -1,12 +1,12 @@
-"""Where releases of transformers differ: whatever one of them lacks, or calls by another name, is looked up here, once.
+"""The differences between releases of transformers, looked up in one place.
 
 Notable:
-- The model's code runs on every minor release from `OLDEST` to `NEWEST`. Its other files use only names that all of them have.
-- Up to 5.23 the cache of keys and values is called `past_key_values`, from 5.24 on `cache`. Both names are accepted everywhere.
-- An older release is refused when this file is imported. In a newer one, whatever cannot be right raises an error that names
-  the release and what works: a cache that goes unnoticed would give a wrong song without a word.
+- The model runs on every minor release from `OLDEST` to `NEWEST`. The other files use only names that all of them have.
+- Up to 5.23 the cache of keys and values is called `past_key_values`; from 5.24 on it is called `cache`. The model accepts both.
+- Importing this file fails on an older release. On a newer one, the model raises an error where it cannot be right, and the
+  error names the release and what works. If the model overlooked a cache, it would write a wrong song silently.
 
-It trades brevity for one place to look: a new release that renames something changes this file alone.
+When a new release renames something, this is the file to change.
 """
 
 import inspect
@@ -43,7 +43,7 @@ if Version(OLDEST) > RELEASE:
 
 @contextmanager
 def names_of_every_release() -> Iterator[None]:
-    """Around imports from transformers: a name that a newer release has dropped is reported by `unsupported`."""
+    """Wraps imports from transformers, so that a name that a newer release has dropped is reported by `unsupported`."""
     try:
         yield
     except ImportError as error:
@@ -65,7 +65,7 @@ def find(*places: str) -> Any:
     raise ImportError(unsupported(f"transformers.{places[0].replace(':', '.')} is not there"))
 
 
-# What the model cannot do without, and would otherwise miss in the middle of a song.
+# Methods that the model needs. Without this check it would fail in the middle of a song.
 find("cache_utils:Cache.update")
 find("cache_utils:Cache.get_seq_length")
 find("cache_utils:Cache.reset")
@@ -73,7 +73,7 @@ find("modeling_utils:PreTrainedModel.post_init")
 
 PreTrainedConfig = find("configuration_utils:PreTrainedConfig", "configuration_utils:PretrainedConfig")
 
-# What collects hidden states and attention weights also filled in the configuration's defaults before 5.2.
+# Before 5.2 one decorator collected hidden states and filled in the configuration's defaults.
 capture_outputs = find("utils.output_capturing:capture_outputs", "utils.generic:check_model_inputs")
 if capture_outputs.__name__ == "check_model_inputs":
 
@@ -83,7 +83,7 @@ if capture_outputs.__name__ == "check_model_inputs":
 else:
     merge_with_config_defaults = find("utils.generic:merge_with_config_defaults")
 
-# Since 5.0 initialisation leaves weights alone that a checkpoint has filled; before, transformers did not ask for it.
+# Since 5.0 these functions leave weights alone that a checkpoint has filled. In 4.57 transformers does that itself.
 with names_of_every_release():
     init = import_module("transformers.initialization") if RELEASE.major >= 5 else torch.nn.init
 
@@ -91,11 +91,11 @@ with names_of_every_release():
 
 Cache = find("cache_utils:Cache")
 _output_fields = {field.name: str(field.type) for field in fields(find("modeling_outputs:BaseModelOutputWithPast"))}
-# What this release calls it, in outputs and in calls; `take_cache` takes it by any of its names.
+# Its name in this release, in outputs and in calls.
 CACHE_NAME = next((name for name, kind in _output_fields.items() if "Cache" in kind), "past_key_values")
 CACHE_NAMES = tuple(dict.fromkeys(("past_key_values", "cache", CACHE_NAME)))
 
-# Since 5.15 a cache can take back the characters of a rejected draft, whatever it has let go of before.
+# Since 5.15 a cache can always remove the characters of a rejected draft again.
 _take_back = getattr(find("cache_utils:DynamicLayer"), "crop", None)
 CACHE_TAKES_BACK = _take_back is not None and "tokens_to_remove" in inspect.signature(_take_back).parameters
 
@@ -103,7 +103,7 @@ _mask_arguments = inspect.signature(find("masking_utils:create_causal_mask")).pa
 _cache_in_masks = next((name for name in CACHE_NAMES if name in _mask_arguments), None)
 _update_takes_positions = "cache_kwargs" in inspect.signature(Cache.update).parameters
 
-# What transformers' loops of generation and its Trainer pass besides the declared arguments of `forward`.
+# Keywords that transformers' generation and its Trainer pass besides the declared arguments of `forward`.
 KNOWN_KEYWORDS = {
     *inspect.get_annotations(find("utils:TransformersKwargs")),
     *inspect.get_annotations(find("modeling_flash_attention_utils:FlashAttentionKwargs")),
@@ -152,10 +152,10 @@ def warn_of_unknown(keywords: dict[str, Any]) -> None:
 
 
 def check_mask(attention_mask: Any, cached: int | torch.Tensor, new: int) -> None:
-    """Looks at the mask of a call that passes `new` characters, behind those `cached`.
+    """Compares the mask of a call with the `new` characters that it passes and those that are `cached`.
 
     Raises:
-        ValueError: the mask `(B, T)` is about more characters or fewer: a cache got lost, or the mask is not of this call.
+        ValueError: the mask `(B, T)` has another length: a cache got lost, or the mask belongs to another call.
     """
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2 or not isinstance(cached, int):
         return  # a static cache counts on the device: reading it there would cost a synchronisation each step
@@ -218,10 +218,10 @@ def declared_names(function: Callable) -> frozenset[str]:
 
 
 def refuse_unknown_tensors(forward: Callable, model_inputs: dict[str, Any]) -> None:
-    """Looks at what a step of generation is about to pass to `forward`.
+    """Checks what a step of generation is about to pass to `forward`.
 
     Raises:
-        RuntimeError: a tensor among it, say a mask, has a name that the model does not know: it would go unnoticed.
+        RuntimeError: a tensor, such as a mask, has a name that the model does not know and would ignore.
     """
     declared = declared_names(forward)
     for name, value in model_inputs.items():
@@ -230,15 +230,15 @@ def refuse_unknown_tensors(forward: Callable, model_inputs: dict[str, Any]) -> N
 
 
 def has_global_hooks() -> bool:
-    """Whether torch calls somebody at every module; taken for granted where torch does not say."""
+    """Whether hooks are registered for all modules at once. If torch no longer tells, the answer is yes."""
     return getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: True)()
 
 
 def declare_causal_lm(model_type: str, class_name: str) -> None:
     """Adds a class to transformers' table of causal language models.
 
-    The table decides whether its Trainer shifts the labels that it smooths, what `transformers serve` serves and what a
-    pipeline takes for supported; `AutoModel.register` leaves it as it is.
+    The table decides whether the Trainer shifts labels when it smooths them, which models `transformers serve` accepts, and
+    which ones a pipeline calls supported. `AutoModel.register` does not add to it.
     """
     with suppress(ImportError):
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -329,7 +329,7 @@ def knows_call(model: nn.Module, call: dict) -> bool:
         return False
     input_ids, generation_config = call["input_ids"], call["generation_config"]
     cache = next((call[name] for name in CACHE_NAMES if call.get(name) is not None), None)
-    # What a release does not say is taken for something that `sample` does not do.
+    # A setting that this release does not have counts as set: transformers' own loop runs then.
     asks = ("is_assistant", "return_dict_in_generate", "prefill_chunk_size")
     if (
         call.get("synced_gpus")

@@ -479,8 +479,8 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             ValueError: an empty prompt and an alphabet without a token that begins a song, or a prompt of `max_length`.
         """
         if (cache := take_cache(kwargs)) is not None:
-            cache.is_the_callers = True  # who will want it filled
-            cache.window = None  # and who may have filled it with another text meanwhile
+            cache.is_the_callers = True  # The caller wants it filled, which our own loop does not do.
+            cache.window = None  # The caller may have emptied it and filled it with another text.
             kwargs[CACHE_NAME] = cache
         if inputs is None:
             inputs = kwargs.pop("input_ids", None)
@@ -491,7 +491,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             inputs, kwargs["attention_mask"] = begin_songs(inputs, kwargs.get("attention_mask"), bos_token_id)
             keep_max_length(inputs.shape[1], generation_config, kwargs)
         if not CACHE_TAKES_BACK or not hasattr(GenerationMixin, "_get_candidate_generator"):
-            # What drafts are for is speed: without them the characters are the same.
+            # Drafts only make it faster. Without them the characters are the same.
             if kwargs.pop("assistant_model", None) is not None:
                 warn_once("this release of transformers cannot take back drafts: the assistant_model is left out")
             for name in ("prompt_lookup_num_tokens", "assistant_early_exit"):
@@ -499,8 +499,8 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
                     kwargs[name] = None
         return super().generate(inputs, generation_config, *args, **kwargs)
 
-    # The methods from here on override those of transformers by names that may change. Each takes whatever it is passed.
-    # Where one is no longer called, songs are written more slowly, or an error says that they cannot be.
+    # The methods from here on override methods of transformers whose names may change, so each accepts any arguments.
+    # If a release stops calling one, songs are written more slowly, or an error says why they cannot be written.
 
     def _get_stopping_criteria(self, *args, **kwargs):
         spellings = []
@@ -601,7 +601,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         new = total_length - first - cached
         if not cached or held is None or not torch.equal(held, start) or not 0 < new <= block_size - cached:
             # All rows are read again from their start when some row's window moves on, when padding fills the block,
-            # and when a cache comes from outside, which holds nobody knows which window.
+            # and when the cache is the caller's, because nobody knows which window it holds.
             first = total_length - int((length - start).max())
             new = total_length - first
             if cached:

@@ -138,6 +138,11 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         self._refuse_unknown(text, pair)
         return super().tokenize(text, pair, *args, **kwargs)
 
+    def _batch_encode_plus(self, batch_text_or_text_pairs, *args, **kwargs):
+        # Transformers 4 alone has this method, and `encode_plus` and `batch_encode_plus`, which call it.
+        self._refuse_unknown(batch_text_or_text_pairs)
+        return super()._batch_encode_plus(batch_text_or_text_pairs, *args, **kwargs)
+
     def _refuse_unknown(self, *texts) -> None:
         if self.unk_token is not None:
             return
