@@ -243,7 +243,7 @@ def test_sampling_from_a_folder_without_a_model(tmp_path):
 
 
 def test_sampling_from_something_that_does_not_exist():
-    assert_refused(sample("runs/nowhere"), "no model could be loaded from 'runs/nowhere'")
+    assert_refused(sample("somebody/nowhere"), "no model could be loaded from 'somebody/nowhere'")
 
 
 def test_evaluating_a_folder_without_a_run(tmp_path):

@@ -170,8 +170,9 @@ def test_a_pipeline_without_this_project_continues_the_prompt_and_unknown_artist
 from transformers import pipeline
 write = pipeline("text-generation", model=sys.argv[1], trust_remote_code=True)
 for names in ({"artist": "Ada", "title": "Song 7"}, {"artist": "Nobody ☃", "title": "Unheard"}, {"artist": "Bo"}, {}):
-    text = write(write.tokenizer.song_prompt(**names), max_new_tokens=60, return_full_text=False)[0]["generated_text"]
-    print(repr(text))
+    prompt = write.tokenizer.song_prompt(**names)
+    # The likeliest characters: at a temperature of 0.9, one song in a hundred begins with the other artist's vowels.
+    print(repr(write(prompt, max_new_tokens=60, do_sample=False, return_full_text=False)[0]["generated_text"]))
 """,
         str(two_artists),
     )

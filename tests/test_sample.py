@@ -58,3 +58,9 @@ def test_an_empty_prompt_starts_a_song(tiny_run):
     first = model.generate(max_new_tokens=5)
     assert first[0, 0] == tokenizer.bos_token_id
     assert write_song(model, tokenizer, max_new_tokens=20) != ""
+
+
+def test_a_run_folder_that_is_not_there_is_named_with_those_that_are(tiny_run):
+    result = python("-m", "training_lyricgpt.sample", tiny_run.parent / "tinny")
+    assert result.returncode == 1
+    assert result.stderr == f"error: no such run folder: {tiny_run.parent / 'tinny'}; {tiny_run.parent} holds tiny\n"

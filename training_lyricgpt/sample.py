@@ -58,6 +58,10 @@ def load_run(run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
     logging.disable_progress_bar()
     if Path(run).is_dir() and not (Path(run) / "config.json").exists():
         raise LyricGPTError(f"{run} holds no model (no config.json); has its first evaluation been reached?")
+    place = Path(run).parent
+    if not Path(run).exists() and place != Path() and place.is_dir():  # so it is no name on the Hub
+        others = sorted(path.name for path in place.iterdir() if (path / "config.json").exists())
+        raise LyricGPTError(f"no such run folder: {run}; {place} holds {', '.join(others[:10]) or 'no model'}")
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(run, output_loading_info=True)
         tokenizer = LyricGPTTokenizer.from_pretrained(run)
