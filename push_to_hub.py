@@ -29,8 +29,6 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-import modeling_lyricgpt
-import tokenization_lyricgpt
 from modeling_lyricgpt import LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 from training_lyricgpt import LyricGPTError
@@ -52,8 +50,10 @@ from training_lyricgpt.publishing import (
 from training_lyricgpt.quality import QUALITY, SONGS, read_quality, read_songs
 from training_lyricgpt.records import ENVIRONMENT, read_records
 from training_lyricgpt.reports import METRICS, best_evaluation, read_metrics
+from training_lyricgpt.run_folder import check_code, check_links, read_settings, todays_code
 from training_lyricgpt.sample import load_run
 from training_lyricgpt.sources import is_hub_id
+from training_lyricgpt.terminal import command
 from training_lyricgpt.twins import comparison_windows, write_twin
 
 RECORDS = ("curves.png", METRICS, "samples.txt", "corpus.json")
@@ -112,6 +112,7 @@ def stage(
     Raises:
         LyricGPTError: the run is not finished enough, or what would be sent is not what it should be.
     """
+    check_links(run)
     missing = [name for name in ("config.json", "run.yaml", *RECORDS) if not (run / name).exists()]
     if missing:
         raise LyricGPTError(f"{run} is not a run that can be published: it has no {', '.join(missing)}")
@@ -133,7 +134,7 @@ def stage(
     args.save(folder / "run.yaml")
     card = model_card(read_records(folder, args, corpus, rows), repository, twin)
     (folder / "README.md").write_text(str(card), encoding="utf-8")
-    check_code(folder)
+    check_sent_code(folder)
     check_private(folder, run)
     return model, tokenizer
 
@@ -157,38 +158,21 @@ def check_model(run: Path, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokeni
             raise LyricGPTError(f"{run}: {name} is {ours} in config.json and {theirs} in the tokenizer")
 
 
-def check_code(folder: Path) -> None:
+def check_sent_code(folder: Path) -> None:
     """Makes sure that the code that others will trust is this project's, byte for byte, and is found beside the weights.
 
     Raises:
         LyricGPTError: the first file that is not.
     """
+    check_code(folder)
     ours = todays_code()
-    sent = {path.name: path.read_bytes() for path in folder.glob("*.py")}
+    sent = {path.name: path.read_bytes() for path in folder.glob("*_lyricgpt.py")}
     for name in sorted(ours.keys() | sent.keys()):
         if ours.get(name) != sent.get(name):
             raise LyricGPTError(f"{name} would not be sent as it is in this project; nothing was sent")
-    check_auto_map(folder)
-
-
-def check_auto_map(folder: Path) -> None:
-    """Makes sure that a model's configurations find their code beside them.
-
-    Raises:
-        LyricGPTError: one names no code, or that of another repository.
-    """
     for name in ("config.json", "tokenizer_config.json"):
-        auto_map = read_json(folder / name).get("auto_map") if (folder / name).exists() else None
-        if auto_map is None:
+        if not read_settings(folder / name).get("auto_map"):
             raise LyricGPTError(f"{name} names no code, so nobody would find it; nothing was sent")
-        if "--" in json.dumps(auto_map):
-            raise LyricGPTError(f"{name} would take its code from another repository; nothing was sent")
-
-
-def todays_code() -> dict[str, bytes]:
-    """The files of code that are published beside weights, by name."""
-    packages = [Path(package.__file__).parent for package in (modeling_lyricgpt, tokenization_lyricgpt)]
-    return {path.name: path.read_bytes() for package in packages for path in package.glob("*_lyricgpt.py")}
 
 
 def check_private(folder: Path, run: Path) -> None:
@@ -290,7 +274,8 @@ def refresh(repository: str, branch: str, folder: Path) -> None:
         path.unlink()
     for name, content in todays_code().items():
         (folder / name).write_bytes(content)
-    check_auto_map(folder)
+    check_links(folder)
+    check_sent_code(folder)
 
 
 def list_files(folder: Path) -> None:
@@ -427,9 +412,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with command():
         main()
-    except LyricGPTError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -6,12 +6,11 @@ evaluate -> forward -> backward -> step -> log. Notable:
 - A batch is a function of (seed, step) and dropout of (seed, step, process, micro-batch), so there is no generator to
   save and a resumed run is the run that was never stopped.
 - The run folder is a model from the first evaluation on: the best weights so far.
-- The same command goes on after anything; SIGINT and SIGTERM finish the step, save, and say how.
+- The same command goes on after anything; SIGINT, SIGTERM and a terminal that closes finish the step, save, and say how.
 - On a CPU in float32 the step has kernels of its own (`cpu_kernels`); everywhere else it is the platform's.
 """
 
 import math
-import os
 import shlex
 import signal
 import statistics
@@ -35,7 +34,7 @@ from training_lyricgpt import LyricGPTError
 from training_lyricgpt.advice import advise
 from training_lyricgpt.arguments import Arguments, parse_arguments
 from training_lyricgpt.card import write_reports
-from training_lyricgpt.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from training_lyricgpt.checkpoints import checkpoint_path, latest_checkpoint, load_checkpoint, save_checkpoint
 from training_lyricgpt.corpus_report import describe_corpus
 from training_lyricgpt.cpu_kernels import cpu_kernels, fits
 from training_lyricgpt.devices import (
@@ -48,7 +47,7 @@ from training_lyricgpt.devices import (
 )
 from training_lyricgpt.evaluation import evaluate_split
 from training_lyricgpt.export import WEIGHTS, export_model
-from training_lyricgpt.files import clear_unfinished, lock_folder, saving, write_json
+from training_lyricgpt.files import Place, clear_unfinished, lock_folder, saving, write_json
 from training_lyricgpt.initialization import build_model, load_parent
 from training_lyricgpt.optimization import build_optimizers, learning_rate, set_learning_rate
 from training_lyricgpt.planning import describe_needs, describe_plan, flops_per_character, matrix_product_rate
@@ -73,7 +72,8 @@ from training_lyricgpt.reports import (
     write_metrics,
 )
 from training_lyricgpt.resuming import check_folder
-from training_lyricgpt.sample import encode_prompt, load_run, write_song
+from training_lyricgpt.sample import encode_prompt, load_model, write_song
+from training_lyricgpt.terminal import Output, command
 from training_lyricgpt.tokens import TokenizedCorpus, batch_offsets, evaluation_offsets, load_corpus
 from training_lyricgpt.wording import plural
 
@@ -169,10 +169,11 @@ def train(args: Arguments, launch: str) -> None:
     if args.mixed_precision == "fp16" and (accelerator.device.type == "cpu" or args.optimizer == "muon"):
         raise LyricGPTError("mixed_precision fp16 needs a GPU and the optimizer adamw; use bf16, or no")
 
+    output = Output()
+
     def say(message: str) -> None:
         if is_main:
-            tqdm.write(message)
-            sys.stdout.flush()
+            output.write(message)
 
     # Data
     folder = Path(args.output_dir)
@@ -192,6 +193,7 @@ def train(args: Arguments, launch: str) -> None:
             clear_unfinished(folder)
             args.save(folder / "run.yaml")
             write_json(folder / "corpus.json", report)
+    place = Place(folder)
     say(describe_corpus(report))
     if parent and (new := sorted(set(corpus.tokenizer.alphabet).difference(parent.alphabet))):
         say(f"{args.init_from} did not know {plural(len(new), 'character')} of this corpus: {describe_characters(new)}")
@@ -219,7 +221,7 @@ def train(args: Arguments, launch: str) -> None:
     if args.eval_only:
         if not going_on:
             raise LyricGPTError(f"output_dir {folder} holds no run to evaluate")
-        model = load_run(str(folder))[0].to(accelerator.device)
+        model = load_model(folder, str(folder))[0].to(accelerator.device)
         figures = evaluate_model(model)
         say("\n".join(f"{name}: {value:.4f}" for name, value in figures.items()))
         return
@@ -296,7 +298,9 @@ def train(args: Arguments, launch: str) -> None:
 
     def save(current: int) -> None:
         nonlocal saved_step
-        if current == saved_step:  # it lies there already
+        if is_main:
+            place.check()
+        if current == saved_step and checkpoint_path(folder / "checkpoints", current).exists():  # it lies there already
             return
         refuse_wrong(current)
         saved_step = current
@@ -328,6 +332,7 @@ def train(args: Arguments, launch: str) -> None:
                 bare_model, corpus.tokenizer, args.sample_prompt, seed=seed, max_new_tokens=SAMPLE_CHARACTERS
             )
             bare_model.train()
+            place.check()
             with saving(folder):
                 if not rows or row["val_loss"] < best_evaluation(rows)["val_loss"]:
                     export_model(bare_model, corpus.tokenizer, folder)
@@ -346,7 +351,7 @@ def train(args: Arguments, launch: str) -> None:
         return None
 
     # The loop
-    stop, stopped_by = Stop(), None
+    stop, stopped_by = Stop(output), None
     characters_a_step, flops = args.batch_size * args.block_size, flops_per_character(bare_model.config)
 
     def utilisation(characters_per_second: float) -> float:
@@ -408,15 +413,19 @@ def train(args: Arguments, launch: str) -> None:
         if step:
             save(step)
         accelerator.end_training()
-        say(
-            f"stopped by {stopped_by.name} at step {step:,} of {args.max_steps:,}; {'saved' if step else 'nothing to save yet'}. "
-            f"To go on, run the same command:\n  {launch}"
-        )
+        if is_main:
+            output.write_last(
+                f"stopped by {stopped_by.name} at step {step:,} of {args.max_steps:,}; "
+                f"{'saved' if step else 'nothing to save yet'}. To go on, run the same command:\n  {launch}"
+            )
         sys.exit(128 + stopped_by)
+    if is_main:
+        place.check()
     finish(args, accelerator, corpus, folder, rows, say)
     accelerator.end_training()
     if lock is not None:
         lock.release()
+    output.close()
 
 
 def finish(
@@ -434,7 +443,7 @@ def finish(
     say(f"\nbest validation loss {best['val_loss']:.4f} at step {best['step']:,}; {time_spent(rows)}")
     if sentence := overfitting(rows):
         say(sentence)
-    model, tokenizer = load_run(str(folder))
+    model, tokenizer = load_model(folder, str(folder))
     model.to(accelerator.device)
     say(f"\nA song it just wrote:\n\n{write_song(model, tokenizer, args.sample_prompt, seed=args.seed)}\n")
     if args.quality_songs:
@@ -455,16 +464,8 @@ def finish(
 
 def main() -> None:
     args = parse_arguments()
-    train(args, launch="accelerate launch " + shlex.join(sys.argv))
-
-
-if __name__ == "__main__":
     try:
-        main()
-    except LyricGPTError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        train(args, launch="accelerate launch " + shlex.join(sys.argv))
     except RuntimeError as error:
         if not another_process_ended(error):
             raise
@@ -477,3 +478,8 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("interrupted; what was saved before is whole, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    with command():
+        main()

@@ -16,6 +16,7 @@ import time
 import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -31,8 +32,13 @@ MAX_PROMPT, MAX_NAME, MAX_LENGTH, MAX_SONG = 1000, 100, 2000, 20_000
 TYPOGRAPHY = {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": ".", "\t": " ", "ß": "s"}
 
 torch.set_num_threads(1)
-tokenizer = AutoTokenizer.from_pretrained(MODEL, trust_remote_code=True)
-model = AutoModelForCausalLM.from_pretrained(MODEL, trust_remote_code=True).eval()
+if Path(MODEL).is_dir():  # a run folder, beside LyricGPT itself: nothing in it is run
+    from training_lyricgpt.sample import load_run
+
+    model, tokenizer = load_run(MODEL)
+else:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL, trust_remote_code=True)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, trust_remote_code=True).eval()
 knows_names = tokenizer.init_kwargs.get("song_template") is not None
 drawing = threading.Lock()
 writers = ThreadPoolExecutor(SONGS)  # new threads each time would each leave some of malloc's arenas behind

@@ -135,7 +135,7 @@ def test_another_shape_on_the_command_line_is_refused(tiny_run, tmp_path):
 def test_a_model_that_is_not_there_is_named(tmp_path):
     result = train(init_from=tmp_path / "nowhere", output_dir=tmp_path / "new")
     assert result.returncode == 1
-    assert "no model could be loaded from" in result.stderr
+    assert f"no such run folder: {tmp_path / 'nowhere'}" in result.stderr
     assert not (tmp_path / "new").exists()
 
 

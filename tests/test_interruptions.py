@@ -1,14 +1,19 @@
 """Whatever stops a run: nothing is lost, a message says what happened, and the same command goes on."""
 
+import os
+import pty
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import psutil
 import pytest
 import torch
-from conftest import PROJECT, TINY, options, run, train
+from conftest import PROJECT, TINY, options, python, run, train
 from safetensors.torch import load_file
 from test_bad_input import assert_refused
 from test_train import TWO_PROCESSES, assert_same_run, assert_succeeds, metrics
@@ -171,3 +176,143 @@ def test_a_worker_that_dies_ends_the_run_and_the_same_command_goes_on(start, tmp
     assert [row["step"] for row in metrics(tmp_path / "run")] == [0, 200, 400]
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "run" / "model.safetensors").values())
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The terminal, the folder and the cache go away
+
+
+ENDLESS = TINY | {"max_steps": 100_000, "eval_interval": 100_000, "save_interval": 100_000, "early_stopping": 0}
+
+
+def endless(folder, **values):
+    return [sys.executable, "train_hf.py", *map(str, options(**ENDLESS | {"output_dir": folder} | values))]
+
+
+def test_a_terminal_that_closes_stops_a_run_which_saves_first(tmp_path):
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(PROJECT)
+        os.execvpe(sys.executable, endless(tmp_path / "run"), os.environ)
+    termios.tcsetwinsize(terminal, (40, 200))
+    seen = b""
+    while b"characters/s" not in seen:  # the bar moves: it trains
+        seen += os.read(terminal, 4096)
+    os.close(terminal)  # the kernel sends SIGHUP, and every write to the terminal fails from now on
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) in (128 + signal.SIGHUP, 120)  # 120: Python could not flush
+    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert read_checkpoint(checkpoint).step > 0
+    result = train(**ENDLESS | {"max_steps": read_checkpoint(checkpoint).step}, output_dir=tmp_path / "run")
+    assert_succeeds(result)
+
+
+def test_a_hangup_saves_like_the_other_signals_and_nohup_goes_on(start, tmp_path):
+    process = start(endless(tmp_path / "run"))
+    wait_for((tmp_path / "run" / "model.safetensors").exists, process)
+    process.send_signal(signal.SIGHUP)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGHUP, output + errors
+    assert "stopped by SIGHUP at step" in output
+    process = start(["nohup", *endless(tmp_path / "other")])
+    wait_for((tmp_path / "other" / "model.safetensors").exists, process)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert "stopped by SIGTERM at step" in output, output + errors
+
+
+def test_a_run_whose_output_nobody_reads_any_more_saves_and_says_so(start, tmp_path):
+    process = start(endless(tmp_path / "run", eval_interval=1))
+    while process.stdout.readline().split()[:1] != ["3"]:  # the evaluation at step 3
+        pass
+    process.stdout.close()
+    process.wait(120)
+    errors = process.stderr.read()
+    process.stdout = None
+    assert process.returncode == 128 + signal.SIGPIPE, errors
+    assert "Traceback" not in errors and "stopped by SIGPIPE at step" in errors and "; saved." in errors
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_a_run_whose_output_is_on_a_full_disk_ends_complete_and_says_so(tmp_path):
+    command = shlex.join([sys.executable, "train_hf.py", *map(str, options(**TINY, output_dir=tmp_path / "run"))])
+    result = run(["sh", "-c", f"{command} > /dev/full"])
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "error: [Errno 28] No space left on device"
+    assert "Traceback" not in result.stderr
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [0, 10, 20]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_is_moved_away_while_a_run_trains_in_it_is_noticed(start, tmp_path, replaced):
+    process = start(endless(tmp_path / "run", save_interval=50))
+    wait_for(lambda: list_checkpoints(tmp_path / "run" / "checkpoints"), process)
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    if replaced:
+        (tmp_path / "run").mkdir()
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert f"error: {tmp_path / 'run'} is not the folder that this run began in: it was moved or deleted" in errors
+    assert "; saved" not in output
+    assert not replaced or not list((tmp_path / "run").iterdir())  # nothing of it is written into another folder
+    assert replaced or not (tmp_path / "run").exists()
+    (checkpoint, *_) = list_checkpoints(tmp_path / "elsewhere" / "checkpoints")
+    steps = read_checkpoint(checkpoint).step
+    assert_succeeds(train(**ENDLESS | {"max_steps": steps, "save_interval": 50}, output_dir=tmp_path / "elsewhere"))
+
+
+def test_a_checkpoint_that_was_deleted_is_written_again_before_it_is_said_to_be_saved(start, tmp_path):
+    values = {"hidden_size": 128, "num_hidden_layers": 3, "max_steps": 10, "eval_interval": 10, "eval_batches": 100_000}
+    process = start(endless(tmp_path / "run", save_interval=10, **values))
+    wait_for(lambda: list_checkpoints(tmp_path / "run" / "checkpoints"), process)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # while everything is evaluated, which takes seconds
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert "stopped by SIGTERM at step 10 of 10; saved" in output, errors
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for cache in (tmp_path / "file", tmp_path / "file" / "below", "/proc/none"):
+        result = train_with({"LYRICGPT_CACHE": str(cache)}, output_dir=tmp_path / "run")
+        assert_refused(result, f"the cache in {cache} cannot be written", "Set LYRICGPT_CACHE")
+    assert not (tmp_path / "run").exists()
+
+
+def train_with(environment, **values):
+    return python("train_hf.py", *options(**TINY | values), **environment)
+
+
+@pytest.mark.parametrize("name", ["HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "MPLCONFIGDIR", "TMPDIR"])
+def test_a_home_of_another_package_that_cannot_be_written_is_no_traceback(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    values = TINY | {"output_dir": tmp_path / "run", "max_steps": 1}
+    result = run([sys.executable, "train_hf.py", *options(**values)], **{name: str(tmp_path / "file" / "x")})
+    assert "Traceback" not in result.stderr and result.returncode in (0, 1)
+
+
+def test_characters_that_an_output_cannot_hold_are_written_as_escapes(tmp_path):
+    songs = "".join(f"Ä,夜{n},{'さくら と 海 と 風 と ' * 9}{n}\n" for n in range(30))
+    (tmp_path / "ja.csv").write_text("artist,song,text\n" + songs, encoding="utf-8")
+    small = {"dataset": tmp_path / "ja.csv", "max_steps": 2, "eval_interval": 1, "near_duplicates": "keep"}
+    for encoding in ("cp1252", "ascii"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        train_it = ["train_hf.py", *options(**TINY | small, output_dir=tmp_path / encoding)]
+        sing = ["-m", "training_lyricgpt.sample", tmp_path / encoding, "--max_new_tokens=60"]
+        for command in (train_it, sing):
+            result = subprocess.run(
+                [sys.executable, *command], cwd=PROJECT, capture_output=True, encoding=encoding, env=environment
+            )
+            assert_succeeds(result)
+        assert "\\u" in result.stdout
+
+
+def test_a_song_whose_reader_has_gone_ends_without_a_word(tiny_run):
+    sample = shlex.join([sys.executable, "-m", "training_lyricgpt.sample", str(tiny_run), "--num_samples=50"])
+    result = run(["sh", "-c", f"{sample} | head -c 50"])
+    assert (result.stderr, len(result.stdout.encode())) == ("", 50)
+    result = run(["sh", "-c", f"{sample} > /dev/full"])
+    assert (result.returncode, result.stderr) == (1, "error: [Errno 28] No space left on device\n")

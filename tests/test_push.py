@@ -8,9 +8,10 @@ import pytest
 from conftest import PROJECT, TINY, isolated, options, python, run
 from safetensors.torch import load_file, save_file
 
-from push_to_hub import check_code, check_private, prove, stage, todays_code
+from push_to_hub import check_private, check_sent_code, prove, stage
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import load_arguments
+from training_lyricgpt.run_folder import todays_code
 
 SECRET = "a-password-in-the-environment"
 
@@ -271,16 +272,26 @@ def test_other_code_a_token_or_a_path_of_this_machine_are_not_sent(tiny_run, sta
             file.write(text)
         return tmp_path / "sent"
 
-    check_code(staged)
+    check_sent_code(staged)
     check_private(staged, tiny_run)
-    with pytest.raises(LyricGPTError, match=r"modeling_lyricgpt.py would not be sent as it is in this project"):
-        check_code(changed("modeling_lyricgpt.py", "\n"))
-    with pytest.raises(LyricGPTError, match=r"other.py would not be sent"):
-        check_code(changed("other.py", "x"))
+    with pytest.raises(LyricGPTError, match=r"modeling_lyricgpt.py is not LyricGPT's code"):
+        check_sent_code(changed("modeling_lyricgpt.py", "\n"))
+    with pytest.raises(LyricGPTError, match=r"other_lyricgpt.py is not LyricGPT's code"):
+        check_sent_code(changed("other_lyricgpt.py", "x"))
     with pytest.raises(LyricGPTError, match=r"run.yaml would hold a path of this machine"):
         check_private(changed("run.yaml", f"note: {tiny_run.resolve()}/x"), tiny_run)
     with pytest.raises(LyricGPTError, match=r"samples.txt would hold an access token"):
         check_private(changed("samples.txt", "hf_" + "a1" * 17), tiny_run)
+
+
+def test_a_model_of_the_hub_whose_code_was_changed_is_not_loaded(staged, hub):
+    put(hub, staged, **{"modeling_lyricgpt.py": b"open('/tmp/was-run', 'w')"})
+    login = {"HF_TOKEN": hub.token("write")}
+    result = python("-m", "training_lyricgpt.sample", "you/tiny", client=hub.client, **login)
+    assert "modeling_lyricgpt.py is not LyricGPT's code" in error_of(result)
+    put(hub, staged)
+    result = python("-m", "training_lyricgpt.sample", "you/tiny", "--max_new_tokens=9", client=hub.client, **login)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_tokenizer_of_another_model_is_not_published(tiny_run, tmp_path):

@@ -69,6 +69,11 @@ def restore_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies in a run's `checkpoints` folder."""
+    return folder / f"step-{step:08d}"
+
+
 def save_checkpoint(
     folder: Path,
     step: int,
@@ -85,7 +90,7 @@ def save_checkpoint(
     Raises:
         LyricGPTError: it cannot be written; earlier checkpoints are untouched.
     """
-    target = folder / f"step-{step:08d}"
+    target = checkpoint_path(folder, step)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from . import LyricGPTError
 from .arguments import Arguments
+from .terminal import Output
 
 # Elements of a hidden state `(B, T, hidden_size)` that a micro-batch has at most on a CPU. At 6 x 384 on two cores with
 # 1 MiB of second-level cache each, 4 to 16 windows of 256 are equally fast, and 64 a tenth slower.
@@ -109,21 +110,27 @@ def another_process_ended(error: RuntimeError) -> bool:
 
 
 class Stop:
-    """Whether the run was asked to stop, by a signal or because its launcher is gone."""
+    """Whether the run was asked to stop: by a signal, or because its launcher or the reader of its output is gone.
 
-    def __init__(self):
-        self.number = 0
+    A terminal that closes (SIGHUP) asks too, unless `nohup` has told this process to ignore that.
+    """
+
+    def __init__(self, output: Output):
+        self.number, self.output = 0, output
         # A launcher that is killed leaves its process behind, unsignalled.
         self.launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # (Windows has no SIGHUP)
+            if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait
         self.number = number
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            os.write(2, b"\nstopping after this step; once more stops at once\n")
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(2, b"\nstopping after this step; once more stops at once\n")
 
     def requested(self, accelerator: Accelerator, is_logging: bool) -> signal.Signals | None:
         """The signal that any process got, the same answer on every process; SIGTERM if the launcher is gone.
@@ -132,6 +139,8 @@ class Stop:
         """
         if self.launcher is not None and os.getppid() != self.launcher:
             self.number = self.number or signal.SIGTERM
+        if isinstance(self.output.error, BrokenPipeError):
+            self.number = self.number or signal.SIGPIPE
         number = self.number
         if accelerator.num_processes > 1:
             if accelerator.device.type != "cpu" and not is_logging:

@@ -11,7 +11,6 @@ Notable:
 
 import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from . import LyricGPTError
 from .files import UNFINISHED
 from .published import SCALES, import_published
 from .sample import load_run, write_song
+from .terminal import command
 from .tokens import load_run_corpus
 from .twins import comparison_windows, write_twin
 
@@ -144,9 +144,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with command():
         main()
-    except (LyricGPTError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

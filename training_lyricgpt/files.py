@@ -22,6 +22,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LYRICGPT_CACHE") or default).expanduser()
 
 
+@contextlib.contextmanager
+def writing_cache() -> Iterator[None]:
+    """Says what to do when the cache cannot be written.
+
+    Raises:
+        LyricGPTError: it cannot.
+    """
+    try:
+        yield
+    except Timeout:  # of a lock that another process holds
+        raise
+    except OSError as error:
+        raise LyricGPTError(
+            f"the cache in {cache_folder()} cannot be written: {error}. Set LYRICGPT_CACHE to a folder with room that you may "
+            "write to, and run the same command again"
+        ) from error
+
+
 # Whatever is being written carries this name until it is whole.
 UNFINISHED = ".saving-"
 
@@ -67,6 +85,30 @@ def saving(folder: Path) -> Iterator[None]:
         ) from error
 
 
+class Place:
+    """A folder as it was when a run began to write into it: it may be moved away or replaced meanwhile."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.identity = self._look()
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            stat = self.folder.stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino
+
+    def check(self) -> None:
+        """Raises LyricGPTError if the folder is no longer there, or is another one now."""
+        if self._look() != self.identity:
+            raise LyricGPTError(
+                f"{self.folder} is not the folder that this run began in: it was moved or deleted meanwhile. Nothing more was "
+                "saved; what was saved before is whole wherever it lies now. Move it back and run the same command again, or "
+                "go on there with --output_dir"
+            )
+
+
 def lock_folder(folder: Path) -> FileLock:
     """Takes a run folder for this process; the lock goes with the process, whatever ends it.
 
@@ -75,10 +117,11 @@ def lock_folder(folder: Path) -> FileLock:
     """
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
     path = cache_folder() / "locks" / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=10)
     try:
-        lock.acquire()
+        with writing_cache():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout:
         raise LyricGPTError(f"another process is training in {folder}; wait for it, or choose another folder") from None
     return lock
@@ -108,7 +151,7 @@ def known_checksum(path: Path) -> str:
             return {}
         return index if isinstance(index, dict) else {}
 
-    with saving(index_path.parent):
+    with writing_cache():
         index_path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{index_path}.lock"):
             known = read_index().get(name, {})

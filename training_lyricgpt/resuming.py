@@ -12,6 +12,7 @@ from .arguments import Arguments, describe_differences, load_arguments
 from .checkpoints import latest_checkpoint, list_checkpoints
 from .files import UNFINISHED, read_json
 from .reports import read_metrics
+from .run_folder import check_code, check_links
 from .tokens import TokenizedCorpus
 
 
@@ -31,6 +32,8 @@ def check_folder(args: Arguments, corpus: TokenizedCorpus) -> bool:
         raise LyricGPTError(f"output_dir {folder} is not empty and holds no run; choose another --output_dir")
     if args.resume == "never":
         raise LyricGPTError(f"output_dir {folder} holds a run and resume is 'never'; choose another --output_dir")
+    check_links(folder)
+    check_code(folder)
     before, rows = load_arguments(folder / "run.yaml"), read_metrics(folder)
     has_checkpoints = bool(list_checkpoints(folder / "checkpoints"))
     if not has_checkpoints and all(row["step"] == 0 for row in rows) and not args.eval_only:

@@ -13,16 +13,17 @@ from typing import TextIO
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, set_seed
+from transformers import set_seed
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
-import modeling_lyricgpt  # noqa: F401  (registers the Auto classes)
-from modeling_lyricgpt import LyricGPTForCausalLM
+from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 from tokenization_lyricgpt.tokenization_lyricgpt import UnknownCharacterError, describe_characters
 
 from . import LyricGPTError
+from .run_folder import model_folder, read_settings
+from .terminal import command
 
 
 class CharacterStreamer(BaseStreamer):
@@ -50,27 +51,32 @@ class CharacterStreamer(BaseStreamer):
 
 
 def load_run(run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
-    """Model (in evaluation mode) and tokenizer of a run folder or a Hub id.
+    """Model (in evaluation mode) and tokenizer of a run folder or a Hub id; the code is that of this installation.
 
     Raises:
-        LyricGPTError: there is none, or it is no LyricGPT.
+        LyricGPTError: there is none, or it is no LyricGPT, or its code is not this project's.
+    """
+    return load_model(model_folder(run), run)
+
+
+def load_model(folder: Path, run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
+    """As `load_run`, of a folder that was looked at, or that this process has written itself.
+
+    Args:
+        run: What messages call it.
     """
     logging.disable_progress_bar()
-    if Path(run).is_dir() and not (Path(run) / "config.json").exists():
-        raise LyricGPTError(f"{run} holds no model (no config.json); has its first evaluation been reached?")
-    place = Path(run).parent
-    if not Path(run).exists() and place != Path() and place.is_dir():  # so it is no name on the Hub
-        others = sorted(path.name for path in place.iterdir() if (path / "config.json").exists())
-        raise LyricGPTError(f"no such run folder: {run}; {place} holds {', '.join(others[:10]) or 'no model'}")
+    kind = read_settings(folder / "config.json").get("model_type")
+    if kind != LyricGPTConfig.model_type:
+        raise LyricGPTError(f"{run} holds a model of type {kind!r}, not a LyricGPT")
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(run, output_loading_info=True)
-        tokenizer = LyricGPTTokenizer.from_pretrained(run)
+        options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+        model, loading = LyricGPTForCausalLM.from_pretrained(folder, **options)
+        tokenizer = LyricGPTTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise LyricGPTError(f"no model could be loaded from {run!r}: {error}") from error
     if wrong := [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in loading[kind]]:
         raise LyricGPTError(f"the weights in {run} do not fit its config.json; the first that differs: {wrong[0]}")
-    if not isinstance(model, LyricGPTForCausalLM):
-        raise LyricGPTError(f"{run} holds a {type(model).__name__}, not a LyricGPT")
     if model.config.vocab_size != len(tokenizer):
         raise LyricGPTError(
             f"{run}: the model has {model.config.vocab_size} tokens and the tokenizer {len(tokenizer)}; they do not "
@@ -161,9 +167,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with command():
         main()
-    except LyricGPTError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

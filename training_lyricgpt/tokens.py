@@ -31,7 +31,7 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 from . import LyricGPTError
 from .arguments import Arguments, load_arguments
 from .devices import workers_end_with_us
-from .files import cache_folder, known_checksum, read_json, saving
+from .files import cache_folder, known_checksum, read_json, writing_cache
 from .preparation import prepare
 from .sources import find_sources, is_hub_id, kind_suffix, load_hub
 from .splitting import SPLITS
@@ -182,10 +182,10 @@ def load_corpus(args: Arguments, base_alphabet: str = "") -> TokenizedCorpus:
     )
     checksum = hashlib.sha256(content.encode()).hexdigest()
     folder = cache_folder() / "tokens" / checksum[:32]
-    with saving(folder.parent):
+    with writing_cache():
         folder.parent.mkdir(parents=True, exist_ok=True)
     if not is_prepared(folder):
-        with saving(folder.parent), FileLock(f"{folder}.lock"):
+        with writing_cache(), FileLock(f"{folder}.lock"):
             if not is_prepared(folder):
                 prepare_into(folder, args, settings | {"checksum": checksum})
     report = read_json(folder / "corpus.json")
