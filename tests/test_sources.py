@@ -7,12 +7,13 @@ import json
 import os
 import random
 import string
+import sys
 import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from conftest import isolated_cache, read_songs_of, write_songs
+from conftest import isolated_cache, read_songs_of, run, write_songs
 
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
@@ -369,3 +370,32 @@ def test_what_killed_processes_left_is_removed_by_the_next_that_prepares(tmp_pat
     path = write_songs(tmp_path / "a.csv", [f"{number} " * 200 for number in range(20)])
     load_corpus(parse_arguments([f"--dataset={path}", "--output_dir=unused", "--block_size=8"]))
     assert not left.exists()
+
+
+def test_a_thread_that_still_reads_does_not_take_the_process_down_at_its_end(tmp_path):
+    """A table is refused in its first block, while pyarrow reads the following ones, slowly here, in a thread of its own."""
+    with (tmp_path / "large.csv").open("w") as file:
+        file.write('artist,song,text\nA,one,"')
+        file.writelines(["la la la and so the river runs\n"] * 3_000_000)
+    code = """
+import io, sys, time
+from training_lyricgpt import LyricGPTError, tables
+from training_lyricgpt.arguments import parse_arguments
+from training_lyricgpt.tokens import load_corpus
+read = io.BufferedReader.read
+class Slow(io.FileIO):
+    def read(self, size=-1):
+        time.sleep(0.1)
+        return super().read(size)
+quick = tables.open_utf8
+def slow_for_pyarrow(source, encoding):
+    return Slow(source.path) if sys._getframe(1).f_code.co_name in ("batches", "reader") else quick(source, encoding)
+tables.open_utf8 = slow_for_pyarrow
+try:
+    load_corpus(parse_arguments([f"--dataset={sys.argv[1]}", "--output_dir=unused"]))
+except LyricGPTError as error:
+    sys.exit(f"error: {error}")
+"""
+    result = run([sys.executable, "-c", code, tmp_path / "large.csv"])
+    assert result.returncode == 1, result.stderr
+    assert "comes one of more than 8 MB" in result.stderr

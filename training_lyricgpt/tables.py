@@ -10,6 +10,7 @@ Notable:
 import csv
 import io
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from .sources import BLOCK_BYTES, Source, Told, shown
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 OTHER_DELIMITERS = ";\t|,"
+LAST_READ = 0.5  # seconds that a read which has begun is waited for, once the file has been ended
 EXCEL_SEPARATOR = re.compile(r"sep=(.)")
 # A backslash and a quote within a field, and a quote doubled within one.
 BACKSLASHED, DOUBLED = re.compile(rb'\\"[^,;|\t\r\n"]'), re.compile(rb'[^,;|\t\r\n"]""[^,;|\t\r\n"]')
@@ -51,15 +53,33 @@ class Dialect:
 
 
 class UndividedLineEnds(io.RawIOBase):
-    """A file whose reads never end in a carriage return: it comes with what is read next."""
+    """A file whose reads never end in a carriage return: it comes with what is read next.
+
+    pyarrow reads ahead in a thread of its own. One that is still reading when Python ends takes the process down with it
+    ("terminate called without an active exception"), so whoever stops before the end of the file calls `stop`.
+    """
 
     def __init__(self, file: BinaryIO):
         self.file, self.pending = file, b""
+        self.reading, self.has_ended, self.is_stopped = threading.Lock(), threading.Event(), False
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
+        with self.reading:
+            data = b"" if self.is_stopped else self._read(size)
+        if not data:
+            self.has_ended.set()
+        return data
+
+    def stop(self) -> None:
+        """Ends the file here, and waits for the thread that may be reading it."""
+        with self.reading:
+            self.is_stopped = True
+        self.has_ended.wait(LAST_READ)
+
+    def _read(self, size: int) -> bytes:
         block = self.file.read(size if size < 0 else max(1, size - len(self.pending)))
         data, self.pending = self.pending + block, b""
         while block and data.endswith(b"\r"):
@@ -149,26 +169,30 @@ def read_table(source: Source, told: Told) -> Iterator[pa.Table]:
         raise LyricGPTError(f"{source.name} has no rows")
     chosen = choose_or_refuse(source, dialect, told)
 
-    def reader(threads: bool = True) -> pyarrow.csv.CSVStreamingReader:
+    def batches(threads: bool = True) -> Iterator[pa.RecordBatch]:
         options: dict[str, Any] = {
             "include_columns": list(chosen.values()),
             "column_types": dict.fromkeys(chosen.values(), pa.large_binary()),
             "strings_can_be_null": False,
         }
-        return pyarrow.csv.open_csv(
-            pa.PythonFile(UndividedLineEnds(open_utf8(source, encoding)), mode="r"),
-            read_options=pyarrow.csv.ReadOptions(
-                block_size=BLOCK_BYTES, use_threads=threads, skip_rows=dialect.skipped
-            ),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter=dialect.delimiter, newlines_in_values=True, escape_char=dialect.escape
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(**options),
-        )
+        file = UndividedLineEnds(open_utf8(source, encoding))
+        try:
+            yield from pyarrow.csv.open_csv(
+                pa.PythonFile(file, mode="r"),
+                read_options=pyarrow.csv.ReadOptions(
+                    block_size=BLOCK_BYTES, use_threads=threads, skip_rows=dialect.skipped
+                ),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=dialect.delimiter, newlines_in_values=True, escape_char=dialect.escape
+                ),
+                convert_options=pyarrow.csv.ConvertOptions(**options),
+            )
+        finally:
+            file.stop()
 
     rows, longest = 0, 0
     try:
-        for batch in reader():
+        for batch in batches():
             columns = {role: checked_text(source, encoding, batch.column(name), told) for role, name in chosen.items()}
             rows += batch.num_rows
             longest = max(longest, pa.compute.max(pa.compute.binary_length(columns["text"])).as_py() or 0)
@@ -177,7 +201,7 @@ def read_table(source: Source, told: Told) -> Iterator[pa.Table]:
         reason = str(error)
         if "CSV parse error" in reason:  # a single thread knows the row
             try:
-                for _ in reader(threads=False):
+                for _ in batches(threads=False):
                     pass
             except pa.ArrowInvalid as exact:
                 reason = str(exact)
