@@ -1,8 +1,8 @@
 """Publishes a run and proves that it loads back: `python push_to_hub.py runs/sample you/lyricgpt-sample`.
 
 Notable:
-- What is sent is a list of names, not a folder: checkpoints, corpora and token streams are never on it, and paths of
-  this machine are taken out of `run.yaml`. Then it is searched for tokens and paths all the same.
+- Nothing of the run folder is sent as it lies there: records are read, checked and written anew, without paths and names of
+  this machine (`privacy`); checkpoints, corpora and token streams are not sent at all.
 - The repository is private unless `--public`: the licence of lyrics is their owner's, and only the user knows it.
 - One commit, or none if the branch holds the same already: whatever interrupted a push, the same command goes on.
 - The proof is a fresh process that cannot import this project and has an empty cache: it loads that commit with
@@ -11,18 +11,18 @@ Notable:
 - `--space` also publishes `space/`, a page that writes songs with the model. The token stays here: whoever owns a
   private model is told where to give its Space one.
 - `--refresh` puts today's code into a repository that was published with older code; weights and records stay as they are.
-- `--dry_run` does all of that but the upload, and leaves the folder that would be sent.
+- `--dry_run` does all of that but the upload, says what it would tell of the user, and leaves the folder.
 """
 
 import argparse
+import dataclasses
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 from huggingface_hub import get_token
@@ -35,7 +35,9 @@ from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, load_arguments
 from training_lyricgpt.card import model_card
 from training_lyricgpt.export import export_model, generation_config, text_to_compare
-from training_lyricgpt.files import read_json
+from training_lyricgpt.files import read_json, write_json, write_text
+from training_lyricgpt.privacy import Told, check_private, strings_in, this_machine, without_words
+from training_lyricgpt.provenance import has_public_dataset, has_public_parent
 from training_lyricgpt.publishing import (
     Plan,
     add_tag,
@@ -48,15 +50,15 @@ from training_lyricgpt.publishing import (
     set_variable,
 )
 from training_lyricgpt.quality import QUALITY, SONGS, read_quality, read_songs
-from training_lyricgpt.records import ENVIRONMENT, read_records
-from training_lyricgpt.reports import METRICS, best_evaluation, read_metrics
+from training_lyricgpt.record_types import Corpus, Evaluation, Quality, Songs, Start, read_record
+from training_lyricgpt.records import ENVIRONMENT, Records, read_environment
+from training_lyricgpt.reports import METRICS, best_evaluation, draw_curves, read_metrics, write_metrics, write_samples
 from training_lyricgpt.run_folder import check_code, check_links, read_settings, todays_code
 from training_lyricgpt.sample import load_run
-from training_lyricgpt.sources import is_hub_id
 from training_lyricgpt.terminal import command
 from training_lyricgpt.twins import comparison_windows, write_twin
 
-RECORDS = ("curves.png", METRICS, "samples.txt", "corpus.json")
+NEEDED = ("config.json", "run.yaml", METRICS, "corpus.json")
 # Largest difference of a logit between this process and the proof, as a share of the largest logit.
 TOLERANCE = 1e-5
 
@@ -90,21 +92,21 @@ print(json.dumps({"ids": ids[0].tolist(), "logits": logits, "song": song}))
 """
 
 
-def shareable_arguments(args: Arguments) -> Arguments:
-    """The run's configuration with file names in place of paths."""
+def shareable_arguments(args: Arguments, public: frozenset[str]) -> Arguments:
+    """The run's configuration with file names in place of paths; `public` are its names on the Hub."""
     values = args.to_dict()
-    for name in ("dataset", "validation_file", "output_dir"):
-        if values[name] is not None and not is_hub_id(values[name]):
-            values[name] = Path(values[name]).name
-    if values["init_from"] and (Path(values["init_from"]).exists() or values["init_from"].startswith((".", "/", "~"))):
-        values["init_from"] = Path(values["init_from"]).name
+    for name in ("dataset", "validation_file", "output_dir", "init_from"):
+        if values[name] is not None and values[name] not in public:
+            values[name] = PureWindowsPath(values[name]).name
     return Arguments(**values)
 
 
 def stage(
     run: Path, repository: str, folder: Path, twin: str | None = None
-) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
-    """Writes into `folder` what is sent of a run; returns its model and tokenizer.
+) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer, Told]:
+    """Writes into `folder` what is sent of a run; returns its model and tokenizer, and what it tells of its user.
+
+    Nothing of the run folder is copied: records are read, checked and written anew, pictures drawn, weights saved.
 
     Args:
         twin: Branch that will hold the same weights as a stock architecture, for the card to name.
@@ -113,30 +115,67 @@ def stage(
         LyricGPTError: the run is not finished enough, or what would be sent is not what it should be.
     """
     check_links(run)
-    missing = [name for name in ("config.json", "run.yaml", *RECORDS) if not (run / name).exists()]
+    missing = [name for name in NEEDED if not (run / name).exists()]
     if missing:
         raise LyricGPTError(f"{run} is not a run that can be published: it has no {', '.join(missing)}")
     model, tokenizer = load_run(str(run))
-    corpus = read_json(run / "corpus.json")
+    corpus, rows = read_record(run / "corpus.json", Corpus), read_metrics(run)
     check_model(run, model, tokenizer, corpus["alphabet_characters"])
     model.generation_config = generation_config(tokenizer)
     export_model(model, tokenizer, folder)
-    rows = read_metrics(run)
-    step = best_evaluation(rows)["step"]
-    is_there = {
-        QUALITY: read_quality(run, step),
-        SONGS: read_songs(run, step),
-        ENVIRONMENT: (run / ENVIRONMENT).exists(),
-    }
-    for name in (*RECORDS, *(name for name, there in is_there.items() if there)):
-        shutil.copyfile(run / name, folder / name)
-    args = shareable_arguments(load_arguments(run / "run.yaml"))
-    args.save(folder / "run.yaml")
-    card = model_card(read_records(folder, args, corpus, rows), repository, twin)
-    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    args, step = load_arguments(run / "run.yaml"), best_evaluation(rows)["step"]
+    environment, machine = read_environment(run), this_machine(run)
+    whole = Records(args, corpus, rows, model.config, read_quality(run, step), read_songs(run, step), environment, True)
+    machine.public = frozenset(
+        name
+        for name, is_public in ((args.dataset, has_public_dataset(whole)), (args.init_from, has_public_parent(whole)))
+        if is_public
+    )
+    told = Told(machine)
+    sent = Records(
+        told.arguments("run.yaml", shareable_arguments(args, machine.public)),
+        told.record("corpus.json", corpus, Corpus),
+        told.record(METRICS, rows, list[Evaluation]),
+        model.config,
+        whole.quality and told.record(QUALITY, whole.quality, Quality),
+        whole.songs and told.record(SONGS, whole.songs, Songs),
+        told.record(ENVIRONMENT, environment, list[Start]),
+        True,
+    )
+    sent.args.save(folder / "run.yaml")
+    for name, record in (("corpus.json", sent.corpus), (QUALITY, sent.quality), (SONGS, sent.songs)):
+        if record:
+            write_json(folder / name, record)
+    if (run / ENVIRONMENT).exists():
+        write_json(folder / ENVIRONMENT, sent.environment)
+    write_metrics(folder, sent.rows)
+    draw_curves(folder, sent.rows)
+    write_samples(folder, sent.rows)
+    write_text(folder / "README.md", str(model_card(sent, repository, twin)))
     check_sent_code(folder)
-    check_private(folder, run)
-    return model, tokenizer
+    check_private(folder, machine, texts_but_for_songs(sent, repository, twin))
+    return model, tokenizer, told
+
+
+def texts_but_for_songs(sent: Records, repository: str, twin: str | None) -> dict[str, str]:
+    """The files that hold songs, by name, with an x in place of each: what else they hold may not tell of a machine."""
+    bare = dataclasses.replace(
+        sent,
+        corpus=without_words(sent.corpus, Corpus),
+        rows=without_words(sent.rows, list[Evaluation]),
+        quality=sent.quality and without_words(sent.quality, Quality),
+        songs=sent.songs and without_words(sent.songs, Songs),
+        args=Arguments(**sent.args.to_dict() | {"sample_prompt": ""}),
+    )
+    records = {
+        "run.yaml": bare.args.to_dict(),
+        "corpus.json": bare.corpus,
+        METRICS: bare.rows,
+        QUALITY: bare.quality,
+        SONGS: bare.songs,
+    }
+    texts = {name: "\n".join(strings_in(record)) for name, record in records.items()}
+    return texts | {"README.md": str(model_card(bare, repository, twin)), "samples.txt": ""}
 
 
 def check_model(run: Path, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, alphabet: str) -> None:
@@ -175,22 +214,6 @@ def check_sent_code(folder: Path) -> None:
             raise LyricGPTError(f"{name} names no code, so nobody would find it; nothing was sent")
 
 
-def check_private(folder: Path, run: Path) -> None:
-    """Makes sure that nothing of this machine or account is in what would be sent.
-
-    Raises:
-        LyricGPTError: a token or an absolute path, and the file that it is in.
-    """
-    places = [path for path in (run.resolve(), Path(__file__).resolve().parent, Path.home()) if path != Path("/")]
-    for path in sorted(folder.rglob("*")):
-        content = path.read_bytes() if path.is_file() else b""
-        if re.search(rb"\bhf_[A-Za-z0-9]{30,}", content) or ((token := get_token()) and token.encode() in content):
-            raise LyricGPTError(f"{path.name} would hold an access token; nothing was sent")
-        for place in places:
-            if f"{place}/".encode() in content:
-                raise LyricGPTError(f"{path.name} would hold a path of this machine, {place}; nothing was sent")
-
-
 def stage_twin(
     run: Path, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, repository: str, folder: Path
 ) -> None:
@@ -204,7 +227,7 @@ def stage_twin(
     card = (folder / "README.md").read_text(encoding="utf-8")
     place = f'"{repository}", revision="{TWIN_BRANCH}"'
     (folder / "README.md").write_text(card.replace('"this folder or repository"', place), encoding="utf-8")
-    check_private(folder, run)
+    check_private(folder, this_machine(run))
 
 
 def stage_space(run: Path, folder: Path) -> None:
@@ -212,7 +235,7 @@ def stage_space(run: Path, folder: Path) -> None:
     folder.mkdir()
     for name in SPACE_FILES:
         shutil.copyfile(SPACE / name, folder / name)
-    check_private(folder, run)
+    check_private(folder, this_machine(run))
 
 
 def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> str:
@@ -371,7 +394,7 @@ def main() -> None:
         space = full_name(args.space)
 
     staged = Path(tempfile.mkdtemp(prefix="lyricgpt-push-"))
-    keep = False
+    keep, told = False, None
     try:
         # What is sent to which branch.
         folders = {args.revision: staged / "model"}
@@ -379,13 +402,16 @@ def main() -> None:
             refresh(repository, args.revision, folders[args.revision])
             args.run = folders[args.revision]
         else:
-            model, tokenizer = stage(args.run, repository, folders[args.revision], TWIN_BRANCH if args.twin else None)
+            branch = TWIN_BRANCH if args.twin else None
+            model, tokenizer, told = stage(args.run, repository, folders[args.revision], branch)
         if args.twin:
             folders[TWIN_BRANCH] = staged / "twin"
             stage_twin(args.run, model, tokenizer, repository, folders[TWIN_BRANCH])
         for branch, folder in folders.items():
             print(f"{'would send' if args.dry_run else 'sending'} to {repository}, branch {branch}:")
             list_files(folder)
+        if told is not None and args.dry_run:
+            print("\n".join(told.describe()))
         if args.space is not None:
             stage_space(args.run, staged / "space")
             print(f"{'would send' if args.dry_run else 'sending'} to the Space {space}, with MODEL={repository}:")

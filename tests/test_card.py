@@ -1,5 +1,6 @@
 """The model card: valid, true to the records, its commands and code run as they stand, and a page whatever a song holds."""
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -29,6 +30,8 @@ from training_lyricgpt.assessment import SHOWN_EVALUATIONS
 from training_lyricgpt.card import model_card
 from training_lyricgpt.files import read_json
 from training_lyricgpt.licences import licence_metadata
+from training_lyricgpt.provenance import has_public_dataset
+from training_lyricgpt.record_types import Corpus, Evaluation, Quality, Songs, Start, parse_record
 from training_lyricgpt.records import PACKAGES, note_start, read_environment, read_records
 from training_lyricgpt.reports import best_evaluation, read_metrics
 
@@ -316,6 +319,98 @@ def test_whatever_a_song_a_name_or_a_corpus_holds_the_page_keeps_its_form(named_
         shlex.split(block)
 
 
+MARKUP = [
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<!-- ", "-->", "</details>", "&lt;b&gt;", "[x](https://evil.example)",
+    "![x](https://evil.example/x.png)", "[x]: https://evil.example", "<https://evil.example>", "https://evil.example", "www.evil.example",
+    "someone@evil.example", "\n\n# A heading\n\n", "\nA heading\n===\n", "\n\n---\n", "\n```\ncode\n```\n", "\n~~~\n", "`", "``", "````", "|",
+    "\\", "\\|", "*", "__", "$x$", "\r", "\u2028", "\t", "    ", "\n- ", "\n> ", "{{ 7 * 7 }}", "'", '"', ":", "#", "%", "\x07", "\u202e", "é",
+]  # fmt: skip
+FORM = (
+    "html_block",
+    "html_inline",
+    "link_open",
+    "image",
+    "fence",
+    "code_block",
+    "heading_open",
+    "hr",
+    "table_open",
+    "blockquote_open",
+)
+
+
+def hostile(draw):
+    return "".join(draw.choice([*MARKUP, "la", " ", draw.choice("aZ é1_.-")]) for _ in range(draw.randint(1, 6)))
+
+
+def form_of(page):
+    """What a page is made of, in order, and the addresses in its prose, of which the Hub makes links by itself."""
+    tokens = MARKDOWN.parse(page)
+    inline = [child for token in tokens for child in token.children or []]
+    made = [token.type + token.tag for token in tokens if token.type in FORM]
+    made += [token.type for token in inline if token.type in FORM]
+    prose = " ".join(token.content for token in inline if token.type == "text")
+    return made, re.findall(r"\w+://|www\.|\w@\w", prose)
+
+
+def texts_in(value, place=()):
+    """Where each text of a record is."""
+    if isinstance(value, str):
+        yield place
+    elif isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from texts_in(part, (*place, key))
+
+
+def put(value, place, text):
+    for key in place[:-1]:
+        value = value[key]
+    value[place[-1]] = text
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_page_keeps_its_form_whatever_stands_in_any_text_of_a_record(named_run, seed):
+    """Every text that a record's type allows: what the type refuses never reaches a page."""
+    ours, draw = records_of(named_run), random.Random(seed)
+    kinds = {"corpus": Corpus, "quality": Quality, "songs": Songs, "environment": list[Start], "rows": list[Evaluation]}
+    for _ in range(12):
+        theirs = copy.deepcopy(ours)
+        for name, kind in kinds.items():
+            record = getattr(theirs, name)
+            for place in texts_in(record):
+                changed = copy.deepcopy(record)
+                put(changed, place, hostile(draw))
+                with contextlib.suppress(LyricGPTError):
+                    parse_record(json.dumps(changed), kind, Path(name), "")
+                    put(record, place, changed_text(changed, place))
+        for field in ("dataset", "output_dir", "init_from", "data_license", "sample_prompt"):
+            setattr(theirs.args, field, hostile(draw))
+        card = ModelCard(str(model_card(theirs)))
+        assert form_of(card.text) == form_of(shaped_like(theirs, ours))
+        for block in blocks(card.text, "python"):
+            compile(block, "card", "exec")
+        for block in blocks(card.text, "bash"):
+            shlex.split(block)
+
+
+def changed_text(value, place):
+    for key in place:
+        value = value[key]
+    return value
+
+
+def shaped_like(theirs, ours):
+    """The page of records with a harmless x wherever the others have a text that is not empty."""
+    plain = copy.deepcopy(ours)
+    for name in ("corpus", "quality", "songs", "environment", "rows"):
+        for place in texts_in(getattr(theirs, name)):
+            if changed_text(getattr(theirs, name), place) != changed_text(getattr(ours, name), place):
+                put(getattr(plain, name), place, "x")
+    for field in ("dataset", "output_dir", "init_from", "data_license", "sample_prompt"):
+        setattr(plain.args, field, "x")
+    return ModelCard(str(model_card(plain))).text
+
+
 def section_text(text, name):
     """A section of a page that may hold lines like headings in its code."""
     lines, tokens = text.split("\n"), MARKDOWN.parse(text)
@@ -460,11 +555,14 @@ def test_the_versions_noted_are_of_packages_that_the_project_needs():
 
 def test_a_dataset_of_the_hub_keeps_its_name_when_a_run_is_shared(judged_run):
     values = json.loads(json.dumps(load_arguments(judged_run / "run.yaml").to_dict()))
-    shared = shareable_arguments(Arguments(**values | {"dataset": "you/songs:en:train"}))
-    assert shared.dataset == "you/songs:en:train"
-    assert shareable_arguments(Arguments(**values)).dataset == TINY["dataset"].name
+    name = "you/songs:en:train"
+    shared = shareable_arguments(Arguments(**values | {"dataset": name}), frozenset([name]))
+    assert shared.dataset == name
+    assert shareable_arguments(Arguments(**values), frozenset()).dataset == TINY["dataset"].name
     ours = records_of(judged_run)
     ours.args = shared
+    assert not has_public_dataset(ours)  # a folder of that name may have gone
+    ours.corpus["files"][0] |= {"name": name, "kind": "hub"}
     card = model_card(ours, "you/model")
     assert card.data.datasets == ["you/songs"]
     assert "In a clone of LyricGPT:" in card.text

@@ -15,6 +15,7 @@ def rows(validation, training=None):
         {
             "step": 500 * index, "train_loss": t, "val_loss": v, "train_accuracy": 0.5, "val_accuracy": 0.4,
             "val_bits_per_char": v * 1.4427, "learning_rate": 1e-3, "chars_per_second": 1000.0, "elapsed_seconds": 1.0,
+            "sample_seed": 1, "sample": "la\u2028la",
         }
         for index, (t, v) in enumerate(zip(training, validation, strict=True))
     ]  # fmt: skip

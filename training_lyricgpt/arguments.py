@@ -226,15 +226,17 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LyricGPTError(f"no configuration file at {path}; the ones that come along are in configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, ValueError, RecursionError) as error:
         raise LyricGPTError(f"{path} is not a YAML file: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise LyricGPTError(f"{path} holds a {type(values).__name__}; a configuration is a mapping of keys to values")
-    for key in values:
+    for key, value in values.items():
         if key not in FIELDS:
             _refuse_unknown(str(key), f"in {path}")
+        if isinstance(value, list | dict | set):
+            raise LyricGPTError(f"{path}: {key} is a {type(value).__name__}; a setting is one value")
     return values
 
 

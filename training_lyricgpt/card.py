@@ -21,10 +21,18 @@ from .conditioning import LABELS
 from .files import write_text
 from .licences import licence_metadata, licence_section, stated_licence
 from .markdown import code_block, code_span, escape, literal, table
-from .provenance import data_section, device_of, has_public_parent, parent_name, recipe_section, reproduction_section
+from .provenance import (
+    data_section,
+    device_of,
+    has_public_dataset,
+    has_public_parent,
+    parent_name,
+    recipe_section,
+    reproduction_section,
+)
 from .records import Records, read_records
 from .reports import SAMPLE_CHARACTERS, draw_curves, write_samples
-from .sources import HUB_ID, is_hub_id, shown
+from .sources import HUB_ID, shown
 from .wording import duration, plural
 
 OPENING_WORDS, OPENING_CHARACTERS = 3, 30
@@ -39,7 +47,7 @@ def metadata(records: Records) -> ModelCardData:
     best, dataset = records.best, ", ".join(shown(file["name"]) for file in records.corpus["files"][:3])
     metrics = [("loss", "val_loss"), ("accuracy", "val_accuracy"), ("bits_per_character", "val_bits_per_char")]
     optional = licence_metadata(records.args.data_license)
-    if is_hub_id(records.args.dataset):
+    if has_public_dataset(records):
         optional["datasets"] = [HUB_ID.fullmatch(records.args.dataset)["id"]]
     if has_public_parent(records):
         optional["base_model"] = records.args.init_from

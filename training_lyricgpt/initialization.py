@@ -24,7 +24,7 @@ from .arguments import Arguments, load_arguments
 from .checkpoints import latest_checkpoint
 from .conditioning import SONG_TEMPLATES
 from .export import generation_config
-from .files import read_json
+from .record_types import Corpus, read_record
 from .sample import load_run
 from .tokens import TokenizedCorpus
 
@@ -87,7 +87,11 @@ def load_parent(args: Arguments) -> Parent | None:
         args.conditioning = next(
             (kind for kind, known in SONG_TEMPLATES.items() if known == template), args.conditioning
         )
-    alphabet = tokenizer.alphabet if source == args.init_from else read_json(folder / "corpus.json")["base_alphabet"]
+    alphabet = (
+        tokenizer.alphabet
+        if source == args.init_from
+        else read_record(folder / "corpus.json", Corpus).get("base_alphabet", "")
+    )
     return Parent(model, tokenizer, alphabet)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from .sources import shown
 
+# What GitHub and the Hub make a link of by itself, escaped or not.
+ADDRESS = re.compile(r"://|www\.|@|mailto:|xmpp:", re.IGNORECASE)
 MARKUP = re.compile(r"([\\`*_\[\]<>|~&#$])")
 
 
@@ -20,7 +22,9 @@ def longest_run(text: str) -> int:
 
 
 def escape(text: str) -> str:
-    """A text as one line of prose, for the middle of a sentence or of a table's cell."""
+    """A text as one line of prose, for the middle of a sentence or of a table's cell; as code where it holds an address."""
+    if ADDRESS.search(text):
+        return code_cell(text)
     return MARKUP.sub(r"\\\1", shown(text))
 
 

@@ -20,7 +20,7 @@ from .near_duplicates import SHINGLE_BYTES, THRESHOLD
 from .planning import flops_per_character, parameters_by_part
 from .records import Records
 from .reports import time_spent
-from .sources import is_hub_id
+from .sources import HUB_ID
 from .wording import plural
 
 SHOWN_FILES = 10
@@ -201,9 +201,18 @@ def parent_name(records: Records) -> str:
 
 
 def has_public_parent(records: Records) -> bool:
-    """Whether a run began with a model of the Hub, and not with a folder of this machine."""
-    source = records.args.init_from
-    return bool(source) and is_hub_id(source) and not source.startswith((".", "~"))
+    """Whether a run began with a model of the Hub, as was noted when it began; what was not noted is no name to look up."""
+    return names_hub(records.args.init_from) and any(entry.get("init_from") == "hub" for entry in records.environment)
+
+
+def has_public_dataset(records: Records) -> bool:
+    """Whether the corpus is a dataset of the Hub, as was noted when it was prepared."""
+    return names_hub(records.args.dataset) and all(file["kind"] == "hub" for file in records.corpus["files"])
+
+
+def names_hub(text: str | None) -> bool:
+    """Whether a text has the form of a name on the Hub."""
+    return bool(text and HUB_ID.fullmatch(text))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -236,14 +245,14 @@ def training_command(records: Records, repository: str | None) -> str:
 def versions_lines(records: Records) -> Iterator[str]:
     """What it was trained with, one line for each start with other versions or settings."""
     for entry in records.environment:
-        packages = [f"{name} {number}" for name, number in entry["packages"].items() if number]
-        code = f"LyricGPT {entry['lyricgpt'] or ''}".strip()
+        packages = [f"{escape(name)} {escape(number)}" for name, number in entry["packages"].items() if number]
+        code = f"LyricGPT {escape(entry['lyricgpt'] or '')}".strip()
         if entry["commit"]:
             commit, changed, _ = entry["commit"].partition("-dirty")
             code += f" (commit `{commit[:SHOWN_COMMIT]}`{', with changes' if changed else ''})"
         since = f"from step {entry['from_step']:,} on " if len(records.environment) > 1 or entry["from_step"] else ""
         yield (
-            f"Trained {since}with {code}, Python {entry['python']} on {escape(entry['system'])}: {', '.join(packages)}; "
+            f"Trained {since}with {code}, Python {escape(entry['python'])} on {escape(entry['system'])}: {', '.join(packages)}; "
             f"`max_steps` {entry['max_steps']:,}, `eval_interval` {entry['eval_interval']:,}."
         )
     if not records.environment:
@@ -256,7 +265,7 @@ def reproduction_section(records: Records, repository: str | None) -> str:
     """The section on how to train this model again, word for word."""
     args, corpus = records.args, records.corpus
     needed = []
-    if not is_hub_id(args.dataset):
+    if not has_public_dataset(records):
         names = [file["name"] for file in (*corpus["files"], *corpus["validation_files"])]
         needed.append("the corpus" if len(names) > 1 else code_span(names[0]))
     if args.init_from and not has_public_parent(records):

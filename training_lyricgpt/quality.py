@@ -17,12 +17,11 @@ from transformers import set_seed
 from modeling_lyricgpt import LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 
-from . import LyricGPTError
 from .arguments import Arguments
 from .conditioning import without_header
 from .evaluation import BitsPerCharacter, KnownWords, Originality, ReturningLines
-from .files import read_json
 from .originality import TrainingIndex
+from .record_types import Quality, Songs, read_record
 from .sample import write_song
 from .tokens import TokenizedCorpus, TokenStream, stream_text
 from .wording import plural
@@ -142,27 +141,26 @@ def draw_songs(args: Arguments, model: LyricGPTForCausalLM, corpus: TokenizedCor
     return {"step": step, "prompt": args.sample_prompt, "max_new_tokens": CARD_SONG_CHARACTERS, "songs": songs}
 
 
-def read_record(path: Path, step: int) -> dict[str, Any] | None:
+def read_of_step(path: Path, kind: Any, step: int) -> dict[str, Any] | None:
     """A record of songs, if there is one of the model of `step`.
 
     Raises:
         LyricGPTError: the file is damaged.
     """
-    try:
-        record = read_json(path) if path.exists() else {}
-    except ValueError as error:
-        raise LyricGPTError(f"{path} is damaged ({error}); remove it, and the same command writes it again") from None
-    return record if record.get("step") == step else None
+    if not path.exists():
+        return None
+    record = read_record(path, kind, "remove it, and the same command writes it again")
+    return record if record["step"] == step else None
 
 
 def read_quality(folder: Path, step: int) -> dict[str, Any] | None:
     """The figures of a run's songs, if there are any of the model of `step`."""
-    return read_record(folder / QUALITY, step)
+    return read_of_step(folder / QUALITY, Quality, step)
 
 
 def read_songs(folder: Path, step: int) -> dict[str, Any] | None:
     """The songs that the card shows, if the model of `step` has drawn them."""
-    return read_record(folder / SONGS, step)
+    return read_of_step(folder / SONGS, Songs, step)
 
 
 def share(value: float) -> str:

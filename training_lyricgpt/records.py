@@ -19,10 +19,10 @@ from accelerate import Accelerator
 
 from modeling_lyricgpt import LyricGPTConfig
 
-from . import LyricGPTError
 from .arguments import Arguments
-from .files import read_json, write_json
+from .files import write_json
 from .quality import read_quality, read_songs
+from .record_types import Start, read_record
 from .reports import best_evaluation
 
 ENVIRONMENT = "environment.json"
@@ -93,20 +93,20 @@ def read_environment(folder: Path) -> list[dict[str, Any]]:
     Raises:
         LyricGPTError: the file is damaged.
     """
-    path = folder / ENVIRONMENT
-    try:
-        entries = read_json(path) if path.exists() else []
-        return sorted(entries, key=lambda entry: entry["from_step"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise LyricGPTError(
-            f"{path} is damaged ({error}); restore it, or remove it: it is only read for the card"
-        ) from None
+    remedy = "restore it, or remove it: it is only read for the card"
+    entries = read_record(folder / ENVIRONMENT, list[Start], remedy) if (folder / ENVIRONMENT).exists() else []
+    return sorted(entries, key=lambda entry: entry["from_step"])
 
 
 def note_start(folder: Path, args: Arguments, accelerator: Accelerator, step: int) -> None:
     """Writes what this process trains with from `step` on, unless the one before it trained with the same."""
-    entries = [entry for entry in read_environment(folder) if entry["from_step"] < step]
+    entries = read_environment(folder)
     now = describe_environment(args, accelerator)
+    if args.init_from:
+        # What it began with may be gone by now, and a folder's name may look like one of the Hub.
+        kinds = [entry["init_from"] for entry in entries if "init_from" in entry]
+        now["init_from"] = kinds[0] if kinds else "folder" if step or Path(args.init_from).exists() else "hub"
+    entries = [entry for entry in entries if entry["from_step"] < step]
     if not entries or {**entries[-1], "from_step": step} != {"from_step": step, **now}:
         entries.append({"from_step": step, **now})
     write_json(folder / ENVIRONMENT, entries)

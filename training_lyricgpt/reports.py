@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from . import LyricGPTError
 from .files import UNFINISHED, write_text
+from .record_types import Evaluation, parse_record, read_text_of
 from .wording import duration
 
 METRICS = "metrics.jsonl"
@@ -45,14 +45,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         LyricGPTError: a line is damaged. The file is written whole, so that is no crash but somebody's doing.
     """
-    path, rows = folder / METRICS, []
-    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
-        try:
-            row = json.loads(line)
-            rows.append({**row, "step": int(row["step"]), "val_loss": float(row["val_loss"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise LyricGPTError(f"{path} is damaged in line {number} ({error}); restore it") from None
-    return rows
+    path = folder / METRICS
+    text = read_text_of(path) if path.exists() else ""
+    lines = text.removesuffix("\n").split("\n") if text else []  # (a sample may hold line breaks of other kinds)
+    return [parse_record(line, Evaluation, path, "restore it", number) for number, line in enumerate(lines, start=1)]
 
 
 def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:

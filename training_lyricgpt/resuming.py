@@ -10,7 +10,8 @@ from pathlib import Path
 from . import LyricGPTError
 from .arguments import Arguments, describe_differences, load_arguments
 from .checkpoints import latest_checkpoint, list_checkpoints
-from .files import UNFINISHED, read_json
+from .files import UNFINISHED
+from .record_types import Corpus, read_record
 from .reports import read_metrics
 from .run_folder import check_code, check_links
 from .tokens import TokenizedCorpus
@@ -40,7 +41,7 @@ def check_folder(args: Arguments, corpus: TokenizedCorpus) -> bool:
         return False  # it was stopped before there was anything to lose
     differences = describe_differences(before, args)
     if (folder / "corpus.json").exists() and not differences:
-        then, now = read_json(folder / "corpus.json")["checksum"], corpus.report["checksum"]
+        then, now = read_record(folder / "corpus.json", Corpus)["checksum"], corpus.report["checksum"]
         if then != now:
             differences.append(f"corpus: checksum {then[:12]}… in the run, {now[:12]}… now")
     if differences:

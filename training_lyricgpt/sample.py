@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import set_seed
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
@@ -73,8 +71,8 @@ def load_model(folder: Path, run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTok
         options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
         model, loading = LyricGPTForCausalLM.from_pretrained(folder, **options)
         tokenizer = LyricGPTTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise LyricGPTError(f"no model could be loaded from {run!r}: {error}") from error
+    except Exception as error:  # of a dozen kinds, tokenizers' own among them, and each says what it is
+        raise LyricGPTError(f"no model could be loaded from {run!r}: {type(error).__name__}: {error}") from error
     if wrong := [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in loading[kind]]:
         raise LyricGPTError(f"the weights in {run} do not fit its config.json; the first that differs: {wrong[0]}")
     if model.config.vocab_size != len(tokenizer):

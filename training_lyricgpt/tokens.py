@@ -33,6 +33,7 @@ from .arguments import Arguments, load_arguments
 from .devices import workers_end_with_us
 from .files import cache_folder, known_checksum, read_json, writing_cache
 from .preparation import prepare
+from .record_types import Corpus, read_record
 from .sources import find_sources, is_hub_id, kind_suffix, load_hub
 from .splitting import SPLITS
 from .streams import SONG_SCHEMA
@@ -252,7 +253,7 @@ def load_run_corpus(folder: Path) -> TokenizedCorpus:
     Raises:
         LyricGPTError: it does not, or is another now.
     """
-    report = read_json(folder / "corpus.json")
+    report = read_record(folder / "corpus.json", Corpus)
     corpus = load_corpus(load_arguments(folder / "run.yaml"), report.get("base_alphabet", ""))
     if corpus.report["checksum"] != report["checksum"]:
         raise LyricGPTError(f"the corpus of {folder} has changed since; restore it")

@@ -1,0 +1,339 @@
+"""What leaves the machine: nothing that the user did not mean to publish, whatever a run folder holds."""
+
+import getpass
+import json
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, options, python, run
+from PIL import Image, PngImagePlugin
+from test_bad_input import assert_refused
+from test_train import assert_succeeds
+
+from training_lyricgpt import LyricGPTError
+from training_lyricgpt.privacy import Machine, check_private, cut, find_secret, this_machine
+
+# One of each kind, none of them real; in two parts, so that nobody who searches the repository finds them.
+SECRETS = {
+    "Hugging Face": "hf_" + "aB3" * 11 + "x",
+    "OpenSSH key": "-----BEGIN OPENSSH " + "PRIVATE KEY-----",
+    "RSA key": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    "PKCS #8": "-----BEGIN " + "PRIVATE KEY-----",
+    "encrypted key": "-----BEGIN ENCRYPTED " + "PRIVATE KEY-----",
+    "PGP": "-----BEGIN PGP " + "PRIVATE KEY BLOCK-----",
+    "PuTTY": "PuTTY-User-Key-File-" + "3: ssh-ed25519",
+    "age": "AGE-SECRET-KEY-1" + "QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L" * 2,
+    "AWS": "AKIA" + "IOSFODNN7EXAMPLQ",
+    "GitHub": "ghp_" + "aB3d" * 9,
+    "GitHub, fine-grained": "github_pat_" + "11AB" * 10,
+    "GitLab": "glpat-" + "aB3d" * 5,
+    "Slack": "xoxb-" + "123456789012-1234567890123-" + "aB3d" * 6,
+    "OpenAI": "sk-proj-" + "aB3d" * 10,
+    "Anthropic": "sk-ant-api03-" + "aB3d" * 10,
+    "Google": "AIza" + "aB3d-" * 7,
+    "Stripe": "sk_live_" + "aB3d" * 6,
+    "PyPI": "pypi-AgEIcHlwaS5vcmc" + "aB3d" * 20,
+    "npm": "//registry.npmjs.org/:_authToken=npm_" + "aB3d" * 9,
+    "JWT": "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0" + ".dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+    "password in an address": "https://anna:" + "s3cr3tpassw0rd" + "@example.org/songs.csv",
+    "SendGrid": "SG." + "aB3d" * 5 + "ab." + "aB3d" * 10 + "abc",
+    "Telegram": "1234567890:" + "aB3d-" * 7,
+}
+
+ANNA = Machine(["/home/annalena/my songs", "/home/annalena"], ["annalena"], ["annas-laptop"])
+
+
+@pytest.fixture
+def copy(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    return tmp_path / "run"
+
+
+def dry_run(folder, *arguments, **environment):
+    return python("push_to_hub.py", folder, "you/x", "--dry_run", *arguments, **environment)
+
+
+def sent_folder(result):
+    assert_succeeds(result)
+    return Path(result.stdout.split("the folder is ")[1].splitlines()[0])
+
+
+def change(path, edit):
+    value = json.loads(path.read_text())
+    edit(value)
+    path.write_text(json.dumps(value))
+
+
+def change_rows(path, edit):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        edit(row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Secrets
+
+
+@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
+def test_secrets_of_common_kinds_are_found_wherever_they_stand(secret):
+    for text in (secret, f"la la\n{secret}\nla", f'{{"a": "{secret}"}}', f"token={secret}"):
+        assert find_secret(text), text
+
+
+def test_songs_code_and_records_hold_no_secret(tiny_run):
+    texts = [
+        PROJECT / "data" / "sample_lyrics.csv",
+        PROJECT / "README.md",
+        *tiny_run.glob("*.json"),
+        *tiny_run.glob("*.py"),
+    ]
+    for path in texts:
+        assert find_secret(path.read_text(encoding="utf-8")) is None, path
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "environment.json", "run.yaml", "config.json", "tokenizer_config.json"]
+)
+def test_a_secret_in_any_file_of_a_run_is_refused_and_not_shown(copy, name):
+    secret = SECRETS["Hugging Face"]
+    if name == "metrics.jsonl":
+        change_rows(copy / name, lambda row: row.update(sample=f"la\n{secret} la"))
+    elif name == "environment.json":
+        change(copy / name, lambda entries: entries[0].update(device_name=secret))
+    elif name == "run.yaml":
+        (copy / name).write_text((copy / name).read_text().replace("data_license: null", f"data_license: {secret}"))
+    else:
+        change(copy / name, lambda settings: settings.update(note=secret))
+    result = dry_run(copy)
+    assert_refused(result, "would hold an access token")
+    assert secret not in result.stdout + result.stderr
+
+
+def test_the_users_own_token_is_found_whatever_it_looks_like(copy):
+    change_rows(copy / "metrics.jsonl", lambda row: row.update(sample="my-own-strange-token"))
+    assert_refused(dry_run(copy, HF_TOKEN="my-own-strange-token"), "would hold your Hugging Face token")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files are what they say, and are made anew
+
+
+def test_nothing_of_a_run_folder_is_sent_as_it_lies_there(copy):
+    secret = b"the private diary of annalena"
+    for name in ("curves.png", "samples.txt", "README.md", "diary.txt", "notes.json", "model.safetensors.bak"):
+        (copy / name).write_bytes(secret)
+    change(copy / "corpus.json", lambda corpus: corpus.update(diary=secret.decode()))
+    change(copy / "environment.json", lambda entries: entries[0].update(diary=[secret.decode()]))
+    change_rows(copy / "metrics.jsonl", lambda row: row.update(diary=secret.decode()))
+    folder = sent_folder(dry_run(copy))
+    for path in folder.iterdir():
+        assert secret not in path.read_bytes(), path
+    with Image.open(folder / "curves.png") as picture:
+        assert picture.format == "PNG" and set(picture.info) <= {"dpi"}
+
+
+NOT_WHAT_THEY_SAY = {
+    "curves.png": [b"-----BEGIN", b"\x89PNG\r\n\x1a\n", b"GIF89a", b""],
+    "metrics.jsonl": [b"{", b"\xff", b"[" * 100_000],
+    "run.yaml": [b"- 1", b"a: [", b"\xff"],
+    "config.json": [b"{", b"[" * 100_000],
+    "model.safetensors": [b"", b"\xff" * 100],
+    "README.md": [b"\xff"],
+    "id_ed25519": [b"x"],
+    "songs.csv": [b"x"],
+}
+
+
+@pytest.mark.parametrize("name", NOT_WHAT_THEY_SAY)
+def test_a_file_that_is_not_what_it_says_is_not_sent(tmp_path, name):
+    for content in NOT_WHAT_THEY_SAY[name]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(LyricGPTError, match="is not what its name says"):
+            check_private(tmp_path, ANNA)
+
+
+def test_what_a_picture_or_weights_hold_besides_is_looked_at(tmp_path):
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Author", SECRETS["GitHub"], zip=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "curves.png", pnginfo=note)
+    with pytest.raises(LyricGPTError, match=r"curves\.png would hold"):
+        check_private(tmp_path, ANNA)
+    (tmp_path / "curves.png").unlink()
+    header = json.dumps({"__metadata__": {"note": "/home/annalena/x"}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(LyricGPTError, match=r"model\.safetensors would hold a path of this machine"):
+        check_private(tmp_path, ANNA)
+
+
+RECORDS = ["corpus.json", "environment.json", "quality.json", "songs.json", "metrics.jsonl"]
+DAMAGE = {
+    "another type": "7",
+    "a list": "[[]]",
+    "too deep": "[" * 200_000 + "]" * 200_000,
+    "an enormous number": '{"step": ' + "9" * 10_000 + "}",
+    "not a number": '{"step": NaN, "from_step": NaN}',
+    "half a surrogate pair": '{"step": 0, "sample": "\\ud800"}',
+    "no JSON": "{",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_an_odd_record_is_one_line_that_names_the_file(copy, damage):
+    for name in RECORDS:
+        before = (copy / name).read_bytes() if (copy / name).exists() else None
+        (copy / name).write_text(damage)
+        result = dry_run(copy)
+        assert_refused(result, name)
+        assert len(result.stderr) < 1000
+        (copy / name).unlink() if before is None else (copy / name).write_bytes(before)
+
+
+def test_a_record_too_large_to_be_one_is_not_read(copy):
+    with (copy / "environment.json").open("ab") as file:
+        file.truncate(1 << 33)  # a hole: it takes no room
+    assert_refused(dry_run(copy), "environment.json is no record: it has 8,589,934,592 bytes")
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "{a: b}", "&a [*a]", "[" * 20_000])
+def test_settings_that_are_no_values_are_one_line(copy, value):
+    text = (copy / "run.yaml").read_text()
+    (copy / "run.yaml").write_text(text.replace("sample_prompt: ''", f"sample_prompt: {value}"))
+    assert_refused(dry_run(copy), "run.yaml")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Paths, users, hosts
+
+
+CLEANED = {
+    "/home/annalena/lyrics.csv": "lyrics.csv",
+    "/home/annalena/my songs/all my lyrics.csv": "all my lyrics.csv",
+    "~/songs/lyrics.csv": "lyrics.csv",
+    r"C:\Users\Anna Lena\lyrics.csv": "lyrics.csv",
+    r"\\server\share\lyrics.csv": "lyrics.csv",
+    "file:///home/annalena/lyrics.csv": "lyrics.csv",
+    "/mnt/disk/a/b.csv is separated by ';'": "b.csv is separated by ';'",
+    "see (/data/songs/a.csv) and '/data/songs/b.csv'": "see (a.csv) and 'b.csv'",
+    "annalena-lyrics.csv": "user-lyrics.csv",
+    "AnnaLena's processor on annas-laptop": "user's processor on host",
+    "Intel(R) Xeon(R) and/or AMD, AC/DC 24/7": "Intel(R) Xeon(R) and/or AMD, AC/DC 24/7",
+    "https://example.org/a/b": "https://example.org/a/b",
+    "annalenas.csv": "annalenas.csv",
+    "Mr. Annalenason": "Mr. Annalenason",
+}
+
+
+@pytest.mark.parametrize("text", CLEANED)
+def test_a_field_keeps_the_last_part_of_a_path_and_no_name_of_user_or_host(text):
+    assert ANNA.clean(text) == CLEANED[text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "at /home/annalena/x", "/home/somebody/x", "/Users/somebody/x", r"C:\Users\somebody", "C:\\\\Users\\\\somebody", "annalena@example.org",
+        "root@annas-laptop", "http://annas-laptop:8080/", "ssh://me@annas-laptop/x",
+    ],
+)  # fmt: skip
+def test_paths_and_addresses_that_name_user_or_host_are_found(text):
+    assert ANNA.found_in(text)
+    assert not ANNA.found_in("annalena sings at home; and/or @annalena, https://huggingface.co/annalena/songs /usr")
+
+
+def test_names_that_everybody_has_are_no_names(monkeypatch):
+    monkeypatch.setenv("USER", "root")
+    monkeypatch.setenv("LOGNAME", "io")
+    monkeypatch.setenv("HOSTNAME", "localhost")
+    machine = this_machine(Path("run"))
+    assert not {"root", "io"} & set(machine.users) and "localhost" not in machine.hosts
+
+
+def test_a_machine_and_its_user_are_taken_out_of_every_record_and_the_songs_stay(copy):
+    host = "annas-laptop"
+    change(copy / "environment.json", lambda entries: entries[0].update(device_name=f"CPU of annalena on {host}"))
+    change(copy / "corpus.json", lambda corpus: corpus.update(remarks=["/home/annalena/x.csv is separated by ';'"]))
+    change(copy / "corpus.json", lambda corpus: corpus["files"][0].update(name="annalena.csv"))
+    song = "annalena went to\n/home/annalena/songs, annalena@annas-laptop"
+    change_rows(copy / "metrics.jsonl", lambda row: row.update(sample=song))
+    text = (copy / "run.yaml").read_text()
+    text = text.replace(f"dataset: {PROJECT / 'data' / 'sample_lyrics.csv'}", "dataset: /home/annalena/annalena.csv")
+    (copy / "run.yaml").write_text(text)
+    result = dry_run(copy, USER="annalena", HOME="/home/annalena", HOSTNAME=host)
+    folder = sent_folder(result)
+    for path in (path for path in folder.iterdir() if path.suffix in (".json", ".yaml")):
+        assert "annalena" not in path.read_text() and host not in path.read_text(), path
+    assert song in (folder / "samples.txt").read_text() and json.dumps(song) in (folder / "metrics.jsonl").read_text()
+    card = (folder / "README.md").read_text()
+    assert (
+        "CPU of user on host" in card
+        and song in card
+        and "annalena" not in card.replace(song, "").replace("annalena went to", "")
+    )
+    assert "\n- X.csv is separated by ';'." in card
+    assert "  corpus.json: files[0].name: 'annalena.csv' is sent as 'user.csv'" in result.stdout
+    assert "  run.yaml: dataset: 'user.csv'" in result.stdout
+    for name in ("corpus.json", "environment.json", "metrics.jsonl"):  # (the run itself stays as it was)
+        assert "annalena" in (copy / name).read_text()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_path_in_settings_is_refused(copy, name):
+    change(copy / name, lambda settings: settings.update(note=f"{Path.home()}/x"))
+    assert_refused(dry_run(copy), f"{name} would hold a path of this machine")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a dry run tells
+
+
+def test_a_dry_run_lists_every_file_and_every_field_about_the_user(tiny_run):
+    result = dry_run(tiny_run)
+    folder = sent_folder(result)
+    listed = {line.split(" bytes  ")[1] for line in result.stdout.splitlines() if " bytes  " in line}
+    assert listed == {path.name for path in folder.iterdir()}
+    corpus, (start,) = (json.loads((folder / name).read_text()) for name in ("corpus.json", "environment.json"))
+    for line in (
+        f"corpus.json: files[*].name: '{corpus['files'][0]['name']}'",
+        f"corpus.json: files[*].sha256: {cut(corpus['files'][0]['sha256'])}",
+        f"corpus.json: songs: {corpus['songs']}",
+        "corpus.json: alphabet_characters: ",
+        f"environment.json: device_name: '{start['device_name']}'",
+        f"environment.json: system: '{start['system']}'",
+        f"environment.json: threads: {start['threads']}",
+        f"environment.json: packages.torch: '{start['packages']['torch']}'",
+        "metrics.jsonl: elapsed_seconds: ",
+        "metrics.jsonl: sample: ",
+        "run.yaml: dataset: 'sample_lyrics.csv'",
+        "run.yaml: output_dir: 'tiny'",
+    ):
+        assert f"\n  {line}" in result.stdout, line
+
+
+def test_nothing_of_this_machine_is_in_what_is_sent(tiny_run):
+    folder = sent_folder(dry_run(tiny_run))
+    names = {getpass.getuser(), socket.gethostname(), Path.home().name, str(tiny_run.parent), str(Path.cwd())} - {
+        "root"
+    }
+    for path in folder.iterdir():
+        for name in names:
+            assert name.encode() not in path.read_bytes(), (path, name)
+
+
+def test_a_model_that_a_run_began_with_is_a_folder_though_it_has_gone(tiny_run, tmp_path):
+    """Its name looks like one of the Hub."""
+    (tmp_path / "somebody").mkdir()
+    shutil.copytree(tiny_run, tmp_path / "somebody" / "model")
+    values = {"config": PROJECT / "tests" / "tiny.yaml", "dataset": PROJECT / "data" / "sample_lyrics.csv"}
+    start = options(**values, init_from="somebody/model", output_dir="run", max_steps=2)
+    assert_succeeds(run([sys.executable, PROJECT / "train_hf.py", *start], cwd=tmp_path))
+    shutil.rmtree(tmp_path / "somebody")
+    assert_succeeds(run([sys.executable, PROJECT / "train_hf.py", *start[:-1], "--max_steps=3"], cwd=tmp_path))
+    folder = sent_folder(dry_run(tmp_path / "run"))
+    for path in folder.glob("*.*"):
+        assert b"somebody" not in path.read_bytes(), path
+    assert "another model" in (folder / "README.md").read_text()
+    assert "init_from: model\n" in (folder / "run.yaml").read_text()

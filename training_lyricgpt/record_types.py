@@ -1,0 +1,288 @@
+"""What the records of a run hold, field by field, and reading them: somebody else may have written them.
+
+Notable:
+- pydantic checks each field; a record that is too large, too deep or oddly typed is one line that names the file. Fields
+  that are not listed here are dropped where a record is published.
+- A field that tells something of the user is marked with what that is (`About`). Publishing takes paths and names of people
+  and machines out of it, and a dry run lists it: see `privacy`.
+"""
+
+import functools
+import json
+import types
+import typing
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, get_args, get_origin
+
+from pydantic import Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict, is_typeddict
+
+from . import LyricGPTError
+
+LARGEST = 1 << 28  # bytes of a record; one of 57,650 files has some 10 MB
+
+
+class About(Enum):
+    """What a field tells of the user: something of the machine, of the data, or words of songs, which stay as they are."""
+
+    MACHINE = "machine"
+    DATA = "data"
+    WORDS = "words"
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Figure = Annotated[float, Field(allow_inf_nan=False)]
+MaybeNaN = float  # a share of nothing
+Share = Annotated[float, Field(ge=0, le=1)]
+Word = Annotated[str, Field(pattern=r"^[\w.-]{0,40}$")]
+Version = Annotated[str, Field(pattern=r"^[\w.+!-]{1,100}$")]
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Line = Annotated[str, Field(max_length=4000)]
+MachineText, DataText = Annotated[Line, About.MACHINE], Annotated[Line, About.DATA]
+DataCount = Annotated[Count, About.DATA]
+Words = Annotated[str, Field(max_length=1_200_000), About.WORDS]  # no longer than all of Unicode
+
+typed = with_config(extra="ignore", strict=True)
+
+
+@typed
+class File(TypedDict):
+    """A file of the corpus."""
+
+    name: DataText
+    bytes: DataCount
+    kind: Word
+    sha256: Annotated[Checksum, About.DATA]
+
+
+@typed
+class Straddling(TypedDict, total=False):
+    """How many held-out songs have a near-duplicate in training."""
+
+    as_drawn: Count
+    as_split: Count
+
+
+@typed
+class NearDuplicates(TypedDict):
+    mode: Literal["group", "drop", "keep", "ignore"]
+    clusters: Count
+    songs: Count
+    left_out: Count
+    validation_songs_with_twin_in_training: NotRequired[Straddling]
+
+
+@typed
+class Rows(TypedDict):
+    """What was read of the files."""
+
+    rows: DataCount
+    songs: DataCount
+    skipped_empty: Count
+    duplicates: Count
+    changed_by_cleaning: Count
+    cleaning_removed: dict[Word, Count]
+    replaced_surrogates: Count
+    remarks: list[DataText]
+
+
+@typed
+class Corpus(Rows):
+    """`corpus.json`."""
+
+    format: Count
+    files: Annotated[list[File], Field(min_length=1)]
+    validation_files: list[File]
+    text_column: DataText | None
+    artist_column: DataText | None
+    title_column: DataText | None
+    encoding: DataText
+    cleaning: Literal["none", "standard"]
+    split: Literal["songs", "characters"]
+    split_seed: Count
+    validation_fraction: Share
+    alphabet: Literal["train", "corpus"]
+    min_char_count: Count
+    special_tokens: bool
+    max_songs: Count | None
+    near_duplicates: NearDuplicates
+    conditioning: Literal["none", "title", "artist_title"]
+    base_alphabet: NotRequired[Words]
+    checksum: Checksum
+    songs_in: dict[Literal["train", "validation"], Count]
+    validation_rows: Rows | None
+    alphabet_size: Count
+    alphabet_characters: Words
+    character_counts: dict[Annotated[str, Field(min_length=1, max_length=1)], Count]
+    rare_characters: Words
+    vocab_size: Count
+    tokens: dict[Literal["train", "validation"], Annotated[Count, Field(ge=1)]]
+    unknown: dict[Literal["train", "validation"], Count]
+
+
+@typed
+class Evaluation(TypedDict):
+    """A line of `metrics.jsonl`."""
+
+    step: Count
+    train_loss: Figure
+    train_accuracy: Share
+    val_loss: Figure
+    val_accuracy: Share
+    val_bits_per_char: Figure
+    learning_rate: Figure
+    chars_per_second: Annotated[Figure, About.MACHINE]
+    mfu: NotRequired[Annotated[Figure, About.MACHINE]]
+    evaluation_seconds: NotRequired[Annotated[Figure, About.MACHINE]]
+    elapsed_seconds: Annotated[Figure, About.MACHINE]
+    sample_seed: Count
+    sample: Words
+
+
+@typed
+class Passage(TypedDict):
+    """A run of characters that stands in a training song too."""
+
+    text: Count
+    characters: Words
+    artist: Words
+    title: Words
+
+
+@typed
+class Side(TypedDict):
+    """Figures of songs, sampled or held out."""
+
+    songs: Count
+    characters: Count
+    bits_per_char: MaybeNaN
+    known_words: MaybeNaN
+    returning_lines: MaybeNaN
+    longest_copy: Count
+    copied_windows: MaybeNaN
+    passages: list[Passage]
+
+
+@typed
+class Quality(TypedDict):
+    """`quality.json`."""
+
+    step: Count
+    seed: Count
+    quality_songs: Count
+    sampled: Side
+    held_out: Side
+
+
+@typed
+class Song(TypedDict):
+    """A song that the card shows."""
+
+    seed: Count
+    artist: Words
+    title: Words
+    song: Words
+
+
+@typed
+class Songs(TypedDict):
+    """`songs.json`."""
+
+    step: Count
+    prompt: Words
+    max_new_tokens: Count
+    songs: Annotated[list[Song], Field(min_length=1, max_length=100)]
+
+
+@typed
+class Start(TypedDict):
+    """An entry of `environment.json`: what a run was trained with from a step on."""
+
+    from_step: Count
+    python: Annotated[Version, About.MACHINE]
+    lyricgpt: Version | None
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}(-dirty)?$"), About.MACHINE] | None
+    packages: dict[Version, Annotated[Version, About.MACHINE] | None]
+    system: MachineText
+    device: Word
+    device_name: MachineText
+    processes: Annotated[Count, Field(ge=1), About.MACHINE]
+    threads: Annotated[Count, About.MACHINE]
+    max_steps: Count
+    eval_interval: Count
+    init_from: NotRequired[Literal["hub", "folder"]]
+
+
+def read_record(path: Path, kind: Any, remedy: str = "restore it") -> Any:
+    """A record of one value, checked: see `parse_record`."""
+    return parse_record(read_text_of(path), kind, path, remedy)
+
+
+def read_text_of(path: Path) -> str:
+    """A record's text.
+
+    Raises:
+        LyricGPTError: it is too large to be one, or no text.
+    """
+    try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise LyricGPTError(f"{path} is no record: it has {size:,} bytes, and none has more than {LARGEST:,}")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LyricGPTError(f"{path} cannot be read: {error}") from None
+
+
+adapter = functools.cache(TypeAdapter)  # of a type; making one takes longer than reading a record
+
+
+def parse_record(text: str, kind: Any, path: Path, remedy: str, line: int | None = None) -> Any:
+    """A record of JSON, checked; fields that its type does not list are dropped.
+
+    Args:
+        kind: A type of this file.
+        remedy: What the user can do if it is damaged.
+        line: Which one of the file the text is.
+
+    Raises:
+        LyricGPTError: in one line, what is wrong with it.
+    """
+    try:
+        return adapter(kind).validate_python(json.loads(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        what = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
+    except (ValueError, RecursionError) as error:
+        what = str(error)
+    what = " ".join(what.encode("utf-8", "backslashreplace").decode().split())[:400]
+    raise LyricGPTError(f"{path} is damaged{f' in line {line}' if line else ''} ({what}); {remedy}") from None
+
+
+Change = Callable[[str, Any, About], Any]
+
+
+def change_fields(value: Any, kind: Any, change: Change, place: str = "") -> Any:
+    """A record with each of its fields that tell something of the user as `change(place, value, about)` gives it.
+
+    Args:
+        place: Of the value in its file, for example `files[0].name`.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is NotRequired:
+        return change_fields(value, arguments[0], change, place)
+    if origin is Annotated:
+        about = next((note for note in arguments[1:] if isinstance(note, About)), None)
+        return change(place, value, about) if about else change_fields(value, arguments[0], change, place)
+    if origin in (types.UnionType, typing.Union):
+        return value if value is None else change_fields(value, arguments[0], change, place)
+    if origin is list:
+        return [change_fields(item, arguments[0], change, f"{place}[{index}]") for index, item in enumerate(value)]
+    if origin is dict:
+        return {key: change_fields(item, arguments[1], change, f"{place}.{key}") for key, item in value.items()}
+    if is_typeddict(kind):
+        hints = typing.get_type_hints(kind, include_extras=True)
+        return {
+            key: change_fields(item, hints[key], change, f"{place}.{key}".lstrip(".")) for key, item in value.items()
+        }
+    return value
