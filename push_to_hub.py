@@ -223,11 +223,12 @@ def stage_twin(
         LyricGPTError: there is no exact twin of this model.
     """
     windows = comparison_windows(model, text_to_compare(str(run), model, tokenizer)[0])
-    write_twin(model, tokenizer, windows, folder, source=run.resolve().name)
+    machine = this_machine(run)
+    write_twin(model, tokenizer, windows, folder, source=machine.clean(run.resolve().name))
     card = (folder / "README.md").read_text(encoding="utf-8")
     place = f'"{repository}", revision="{TWIN_BRANCH}"'
     (folder / "README.md").write_text(card.replace('"this folder or repository"', place), encoding="utf-8")
-    check_private(folder, this_machine(run))
+    check_private(folder, machine)
 
 
 def stage_space(run: Path, folder: Path) -> None:

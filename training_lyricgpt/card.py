@@ -190,7 +190,7 @@ transformers has no such architecture: the `.py` files beside the weights are th
 your machine, with your rights (the tag `custom_code` says so). They import torch, transformers, numpy, tokenizers, jinja2, packaging and
 Python's own library, and work with transformers {OLDEST} to {NEWEST}. Read them once, then pin what you have read: `revision="…"`, with the full hash of that commit, in each of the calls
 above. Without it, whatever is in the repository by then is run. The weights are safetensors: nothing is unpickled. The tokenizer
-alone needs no trust: `AutoTokenizer.from_pretrained({literal(source)}, trust_remote_code=False)`. If you leave the
+alone needs no trust: {code_span(f"AutoTokenizer.from_pretrained({literal(source)}, trust_remote_code=False)")}. If you leave the
 argument out, transformers asks you first.
 {twin_passage(source, twin) if twin else ""}"""
 

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from . import LyricGPTError
-from .sources import BLOCK_BYTES, Source, Told
+from .memory import BLOCK_BYTES
+from .sources import Source, Told
 
 
 def find_encoding(source: Source, encoding: str) -> str:

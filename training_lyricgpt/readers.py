@@ -16,7 +16,8 @@ import pyarrow.parquet
 from . import LyricGPTError
 from .columns import SCHEMA, check_once, choose_columns, refuse_columns, song_table
 from .decoding import checked_text, find_encoding, locate_bad_byte, open_utf8, repair
-from .sources import BLOCK_BYTES, COMPRESSIONS, READING_ERRORS, Source, Told, load_hub, shown, unreadable
+from .memory import BLOCK_BYTES, longest_document, read_whole, refuse_large
+from .sources import COMPRESSIONS, READING_ERRORS, Source, Told, load_hub, shown, unreadable
 from .tables import read_table
 
 BATCH_SONGS = 1000
@@ -26,9 +27,11 @@ def read_json_lines(source: Source, told: Told) -> Iterator[pa.Table]:
     encoding = find_encoding(source, told.encoding)
     by_keys: dict[tuple[str, ...], dict[str, str]] = {}
     songs: list[dict[str, str]] = []
-    has_text, size = False, 0
+    has_text, size, longest = False, 0, longest_document()
     with open_utf8(source, encoding) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(lambda: file.readline(longest + 1), b""), start=1):
+            if len(line) > longest:
+                raise refuse_large(f"{source.name}, line {number},", longest)
             if not line.strip():
                 continue
             try:
@@ -118,12 +121,17 @@ def as_text(source: Source, role: str, name: str, values: pa.Array, told: Told) 
 def read_parquet(source: Source, told: Told) -> Iterator[pa.Table]:
     with source.open() as stream:
         compressed = source.path.suffix.lower() in COMPRESSIONS
-        file = pyarrow.parquet.ParquetFile(pa.BufferReader(stream.read()) if compressed else source.path)
+        file = pyarrow.parquet.ParquetFile(
+            pa.BufferReader(read_whole(source.name, stream)) if compressed else source.path
+        )
     names = file.schema_arrow.names
     chosen = choose_columns(names, told)
     if "text" not in chosen:
         raise refuse_columns(source, names, told)
     check_once(source, names, chosen)
+    groups = [file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups)]
+    if groups and max(groups) > (longest := longest_document()):
+        raise refuse_large(source.name, longest)
     if file.metadata.num_rows == 0:
         raise LyricGPTError(f"{source.name} has no rows")
     for batch in file.iter_batches(BATCH_SONGS, columns=list(chosen.values())):
@@ -135,7 +143,7 @@ def read_text(source: Source, told: Told) -> Iterator[pa.Table]:
     """A text as one row; line endings as they are."""
     encoding = find_encoding(source, told.encoding)
     with open_utf8(source, encoding) as file:
-        content = file.read()
+        content = read_whole(source.name, file)
     title = Path(source.member or source.path.name).name.split(".")[0]
     text = checked_text(source, encoding, pa.array([content], pa.large_binary()), told)
     yield song_table({"song": pa.array([title], pa.large_string()), "text": text}, 1)

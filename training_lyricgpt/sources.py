@@ -25,7 +25,6 @@ from . import LyricGPTError
 
 KINDS = {".csv": "table", ".tsv": "table", ".txt": "text", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 COMPRESSIONS = (".gz", ".zst", ".zip")
-BLOCK_BYTES = 1 << 23  # what is read at once, and so the longest row of a table
 # A Hub id, then the configuration, then the split (which may be a slice with colons of its own).
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>[^:]*)(?::(?P<split>.+))?)?")
 MAGIC = {

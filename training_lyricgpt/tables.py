@@ -24,7 +24,8 @@ import pyarrow.csv
 from . import LyricGPTError
 from .columns import check_once, choose_columns, refuse_columns, song_table
 from .decoding import checked_text, find_encoding, locate_bad_byte, open_utf8
-from .sources import BLOCK_BYTES, Source, Told, shown
+from .memory import BLOCK_BYTES
+from .sources import Source, Told, shown
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 OTHER_DELIMITERS = ";\t|,"
@@ -100,7 +101,8 @@ def read_header(source: Source, encoding: str, delimiter: str, skipped: int) -> 
     with open_utf8(source, encoding) as file:
         for _ in range(skipped):
             file.readline()
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        head = io.BytesIO(file.read(BLOCK_BYTES))  # (a file may be one endless line)
+        text = io.TextIOWrapper(head, encoding="utf-8", errors="surrogateescape", newline="")
         try:
             names = next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
         except csv.Error as error:

@@ -28,6 +28,7 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 
 from . import LyricGPTError
 from .files import UNFINISHED
+from .markdown import code_span, escape
 
 # Largest difference of a logit between model and twin, as a share of the largest logit.
 TOLERANCE = 1e-5
@@ -239,7 +240,7 @@ def twin_card(
             f"It sees the last {config.sliding_window} characters in each layer and goes on for as long as you like. Qwen3 "
             "has no dropout on its residual branches: to train it further with dropout, take the model it was made of."
         )
-    unknown = f"becomes `{tokenizer.unk_token}`" if tokenizer.unk_token else "is dropped without a word"
+    unknown = f"becomes {code_span(tokenizer.unk_token)}" if tokenizer.unk_token else "is dropped without a word"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -248,7 +249,7 @@ tags:
 - character-level
 ---
 
-# {source}, as a stock {type(twin).__name__}
+# {escape(source)}, as a stock {type(twin).__name__}
 
 A character-level GPT on song lyrics, {twin.num_parameters():,} parameters, in an architecture that ships with transformers:
 nothing has to be trusted to load it.
