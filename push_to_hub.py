@@ -34,8 +34,9 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, load_arguments
 from training_lyricgpt.card import model_card
-from training_lyricgpt.export import export_model, generation_config, text_to_compare
-from training_lyricgpt.files import read_json, write_json, write_text
+from training_lyricgpt.export import export_model, text_to_compare
+from training_lyricgpt.files import write_json, write_text
+from training_lyricgpt.loading import generation_config, load_run
 from training_lyricgpt.privacy import Told, check_private, strings_in, this_machine, without_words
 from training_lyricgpt.provenance import has_public_dataset, has_public_parent
 from training_lyricgpt.publishing import (
@@ -50,17 +51,19 @@ from training_lyricgpt.publishing import (
     set_variable,
 )
 from training_lyricgpt.quality import QUALITY, SONGS, read_quality, read_songs
-from training_lyricgpt.record_types import Corpus, Evaluation, Quality, Songs, Start, read_record
+from training_lyricgpt.record_types import Corpus, Evaluation, ModelSettings, Quality, Songs, Start, read_record
 from training_lyricgpt.records import ENVIRONMENT, Records, read_environment
 from training_lyricgpt.reports import METRICS, best_evaluation, draw_curves, read_metrics, write_metrics, write_samples
 from training_lyricgpt.run_folder import check_code, check_links, read_settings, todays_code
-from training_lyricgpt.sample import load_run
 from training_lyricgpt.terminal import command
 from training_lyricgpt.twins import comparison_windows, write_twin
 
 NEEDED = ("config.json", "run.yaml", METRICS, "corpus.json")
 # Largest difference of a logit between this process and the proof, as a share of the largest logit.
 TOLERANCE = 1e-5
+
+# Of config.json, besides the model's own: what transformers notes.
+NEUTRAL_KEYS = {"architectures", "auto_map", "model_type", "transformers_version", "torch_dtype", "rope_theta"}
 
 TWIN_BRANCH = "native"
 SPACE = Path(__file__).resolve().parent / "space"
@@ -97,7 +100,7 @@ def shareable_arguments(args: Arguments, public: frozenset[str]) -> Arguments:
     values = args.to_dict()
     for name in ("dataset", "validation_file", "output_dir", "init_from"):
         if values[name] is not None and values[name] not in public:
-            values[name] = PureWindowsPath(values[name]).name
+            values[name] = PureWindowsPath(values[name]).name or "run"
     return Arguments(**values)
 
 
@@ -120,11 +123,15 @@ def stage(
         raise LyricGPTError(f"{run} is not a run that can be published: it has no {', '.join(missing)}")
     model, tokenizer = load_run(str(run))
     corpus, rows = read_record(run / "corpus.json", Corpus), read_metrics(run)
+    if not rows:
+        raise LyricGPTError(f"{run / METRICS} has no evaluation; restore it")
     check_model(run, model, tokenizer, corpus["alphabet_characters"])
     model.generation_config = generation_config(tokenizer)
     export_model(model, tokenizer, folder)
     args, step = load_arguments(run / "run.yaml"), best_evaluation(rows)["step"]
-    environment, machine = read_environment(run), this_machine(run)
+    environment, machine = read_environment(run), this_machine(run, args)
+    if PureWindowsPath(args.output_dir).name in ("", ".."):  # what it is called must be known before it is cleaned
+        args.output_dir = str(run.resolve())
     whole = Records(args, corpus, rows, model.config, read_quality(run, step), read_songs(run, step), environment, True)
     machine.public = frozenset(
         name
@@ -212,6 +219,8 @@ def check_sent_code(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if not read_settings(folder / name).get("auto_map"):
             raise LyricGPTError(f"{name} names no code, so nobody would find it; nothing was sent")
+    if strange := read_settings(folder / "config.json").keys() - ModelSettings.__annotations__.keys() - NEUTRAL_KEYS:
+        raise LyricGPTError(f"config.json has a key {min(strange)!r}, which LyricGPT does not know; delete it there")
 
 
 def stage_twin(
@@ -291,8 +300,7 @@ def refresh(repository: str, branch: str, folder: Path) -> None:
         LyricGPTError: it cannot be fetched, or is no LyricGPT model.
     """
     fetch(repository, branch, folder)
-    config = folder / "config.json"
-    if not config.exists() or read_json(config).get("model_type") != "lyricgpt":
+    if read_settings(folder / "config.json").get("model_type") != "lyricgpt":
         raise LyricGPTError(f"{repository} holds no LyricGPT model on its branch {branch}: there is no code to refresh")
     for path in folder.glob("*_lyricgpt.py"):
         path.unlink()

@@ -49,6 +49,7 @@ from training_lyricgpt.evaluation import evaluate_split
 from training_lyricgpt.export import WEIGHTS, export_model
 from training_lyricgpt.files import Place, clear_unfinished, lock_folder, saving, write_json
 from training_lyricgpt.initialization import build_model, load_parent
+from training_lyricgpt.loading import load_model
 from training_lyricgpt.optimization import build_optimizers, learning_rate, set_learning_rate
 from training_lyricgpt.planning import describe_needs, describe_plan, flops_per_character, matrix_product_rate
 from training_lyricgpt.quality import (
@@ -72,7 +73,7 @@ from training_lyricgpt.reports import (
     write_metrics,
 )
 from training_lyricgpt.resuming import check_folder
-from training_lyricgpt.sample import encode_prompt, load_model, write_song
+from training_lyricgpt.sample import encode_prompt, write_song
 from training_lyricgpt.terminal import Output, command
 from training_lyricgpt.tokens import TokenizedCorpus, batch_offsets, evaluation_offsets, load_corpus
 from training_lyricgpt.wording import plural

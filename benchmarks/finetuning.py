@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.initialization import shape_of
+from training_lyricgpt.loading import load_run
 from training_lyricgpt.reports import read_metrics
-from training_lyricgpt.sample import load_run
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONTENDERS = {

@@ -37,8 +37,8 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import load_arguments
 from training_lyricgpt.devices import use_all_cores
+from training_lyricgpt.loading import load_run
 from training_lyricgpt.reports import read_metrics
-from training_lyricgpt.sample import load_run
 from training_lyricgpt.tokens import load_run_corpus
 from training_lyricgpt.twins import make_twin
 

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.devices import use_all_cores
 from training_lyricgpt.evaluation import words
-from training_lyricgpt.sample import load_run, write_song
+from training_lyricgpt.loading import load_run
+from training_lyricgpt.sample import write_song
 from training_lyricgpt.tokens import load_run_corpus
 
 

@@ -20,7 +20,7 @@ from modeling_lyricgpt import LyricGPTForCausalLM
 from modeling_lyricgpt.generation_lyricgpt import IncrementalDecoder
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.devices import use_all_cores
-from training_lyricgpt.sample import load_run
+from training_lyricgpt.loading import load_run
 from training_lyricgpt.tokens import load_run_corpus
 
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.conditioning import without_header
 from training_lyricgpt.devices import use_all_cores
-from training_lyricgpt.sample import load_run
+from training_lyricgpt.loading import load_run
 from training_lyricgpt.tokens import load_run_corpus, stream_text
 
 PROJECT = Path(__file__).resolve().parent.parent

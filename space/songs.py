@@ -11,6 +11,7 @@ Notable:
 import html
 import os
 import queue
+import sys
 import threading
 import time
 import unicodedata
@@ -33,9 +34,13 @@ TYPOGRAPHY = {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—":
 
 torch.set_num_threads(1)
 if Path(MODEL).is_dir():  # a run folder, beside LyricGPT itself: nothing in it is run
-    from training_lyricgpt.sample import load_run
+    from training_lyricgpt import LyricGPTError
+    from training_lyricgpt.loading import load_run
 
-    model, tokenizer = load_run(MODEL)
+    try:
+        model, tokenizer = load_run(MODEL)
+    except LyricGPTError as error:
+        sys.exit(f"error: {error}")
 else:
     tokenizer = AutoTokenizer.from_pretrained(MODEL, trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(MODEL, trust_remote_code=True).eval()

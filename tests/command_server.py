@@ -1,7 +1,7 @@
 """Runs the project's commands for the tests without importing torch and transformers for each one.
 
 A process that has imported them waits on its standard input; for each command it forks a child, which runs the script as
-`python SCRIPT ARGUMENTS` would: as `__main__`, in the project's folder, with an environment and output files of its own.
+`python SCRIPT ARGUMENTS` would: as `__main__`, with a folder, an environment and output files of its own.
 """
 
 import json
@@ -20,6 +20,7 @@ def run_in_child(request: dict) -> None:
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["environment"])
+    os.chdir(request["folder"])
     sys.argv = request["command"]
     status = 0
     try:

@@ -45,8 +45,8 @@ def own_caches(tmp_path_factory):
 _servers = {}
 
 
-def python(script, *arguments, client=None, **environment):
-    """Runs `python SCRIPT ARGUMENTS` in the project's folder, its imports done beforehand.
+def python(script, *arguments, client=None, cwd=PROJECT, **environment):
+    """Runs `python SCRIPT ARGUMENTS`, its imports done beforehand.
 
     Args:
         client: Environment variables that imports read, as those of the Hub's client do.
@@ -63,6 +63,7 @@ def python(script, *arguments, client=None, **environment):
     with tempfile.TemporaryDirectory() as folder:
         request = {
             "command": command,
+            "folder": str(cwd),
             "environment": dict(os.environ) | dict(key) | environment,
             "stdout": f"{folder}/stdout",
             "stderr": f"{folder}/stderr",

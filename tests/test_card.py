@@ -31,8 +31,8 @@ from training_lyricgpt.card import model_card
 from training_lyricgpt.files import read_json
 from training_lyricgpt.licences import licence_metadata
 from training_lyricgpt.provenance import has_public_dataset
-from training_lyricgpt.record_types import Corpus, Evaluation, Quality, Songs, Start, parse_record
-from training_lyricgpt.records import PACKAGES, note_start, read_environment, read_records
+from training_lyricgpt.record_types import PACKAGES, Corpus, Evaluation, Quality, Songs, Start, parse_record
+from training_lyricgpt.records import note_start, read_environment, read_records
 from training_lyricgpt.reports import best_evaluation, read_metrics
 
 SECTIONS = [

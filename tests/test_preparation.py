@@ -114,7 +114,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, workers, limi
     child.join()
     assert child.exitcode == 1
     message = (tmp_path / "error.txt").read_text()
-    assert "cannot be written" in message and "mend the cause and run the same command again" in message
+    assert "cannot be written" in message and "Set LYRICGPT_CACHE to a folder with room" in message
     left = [path for path in (tmp_path / "cache" / "tokens").iterdir() if path.suffix != ".lock"]
     assert left == []
 

@@ -4,16 +4,17 @@ import getpass
 import json
 import shutil
 import socket
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, options, python, run
+from conftest import PROJECT, options, python
 from PIL import Image, PngImagePlugin
 from test_bad_input import assert_refused
 from test_train import assert_succeeds
 
+from push_to_hub import stage
 from training_lyricgpt import LyricGPTError
+from training_lyricgpt.arguments import Arguments, load_arguments
 from training_lyricgpt.privacy import Machine, check_private, cut, find_secret, this_machine
 
 # One of each kind, none of them real; in two parts, so that nobody who searches the repository finds them.
@@ -56,6 +57,21 @@ def dry_run(folder, *arguments, **environment):
     return python("push_to_hub.py", folder, "you/x", "--dry_run", *arguments, **environment)
 
 
+def staged(folder, tmp_path):
+    """What would be sent of a run, as it is written by this process."""
+    stage(folder, "you/x", tmp_path / "staged")
+    return tmp_path / "staged"
+
+
+def assert_not_staged(folder, tmp_path, *parts):
+    """That nothing is sent of a run; returns the one line that says why."""
+    with pytest.raises(LyricGPTError) as refused:
+        staged(folder, tmp_path)
+    message = str(refused.value)
+    assert all(part in message for part in parts) and "\n" not in message and len(message) < 1000, message
+    return message
+
+
 def sent_folder(result):
     assert_succeeds(result)
     return Path(result.stdout.split("the folder is ")[1].splitlines()[0])
@@ -95,47 +111,71 @@ def test_songs_code_and_records_hold_no_secret(tiny_run):
         assert find_secret(path.read_text(encoding="utf-8")) is None, path
 
 
-@pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "environment.json", "run.yaml", "config.json", "tokenizer_config.json"]
-)
-def test_a_secret_in_any_file_of_a_run_is_refused_and_not_shown(copy, name):
+@pytest.mark.parametrize("name", ["metrics.jsonl", "environment.json", "run.yaml"])
+def test_a_secret_in_any_file_of_a_run_is_refused_and_not_shown(copy, tmp_path, name):
     secret = SECRETS["Hugging Face"]
     if name == "metrics.jsonl":
         change_rows(copy / name, lambda row: row.update(sample=f"la\n{secret} la"))
     elif name == "environment.json":
         change(copy / name, lambda entries: entries[0].update(device_name=secret))
-    elif name == "run.yaml":
-        (copy / name).write_text((copy / name).read_text().replace("data_license: null", f"data_license: {secret}"))
     else:
-        change(copy / name, lambda settings: settings.update(note=secret))
-    result = dry_run(copy)
-    assert_refused(result, "would hold an access token")
-    assert secret not in result.stdout + result.stderr
+        (copy / name).write_text((copy / name).read_text().replace("data_license: null", f"data_license: {secret}"))
+    assert secret not in assert_not_staged(copy, tmp_path, "would hold an access token")
 
 
-def test_the_users_own_token_is_found_whatever_it_looks_like(copy):
+def test_a_secret_is_found_behind_any_character_and_behind_yaml_s_escapes(copy, tmp_path):
+    secret = SECRETS["Hugging Face"]
+    for text in (f"x_{secret}", f"a\\n{secret}", f"ü{secret}", f"é{secret}ü"):
+        assert find_secret(text), text
+    args = load_arguments(copy / "run.yaml")
+    for prompt in (f"\a{secret}", "x " * 36 + SECRETS["RSA key"]):  # written as an escape, and folded over two lines
+        args.sample_prompt = prompt
+        args.save(copy / "run.yaml")
+        assert_not_staged(copy, tmp_path, "would hold")
+    (tmp_path / "run.yaml").write_text("a: " + args.sample_prompt.replace("RSA ", "RSA\n  "))
+    with pytest.raises(LyricGPTError, match=r"run.yaml would hold a private key"):
+        check_private(tmp_path, ANNA)
+
+
+def test_songs_that_look_like_secrets_are_none_and_take_no_time():
+    song = "boots and cats: sk-boom-sk-boom-sk-boom-sk-boom-sk\nxai-la-xai-la-xai-la-xai-la\nE" + "A" * 90 + "H!\n"
+    assert find_secret(song + "BEGIN " * 20_000 + "xai-" * 20_000 + "sk-" * 20_000) is None
+    assert find_secret("la" * 5000 + " " + SECRETS["JWT"] + "la" * 5000)
+
+
+def test_the_users_own_token_is_found_whatever_it_looks_like_and_not_shown(copy):
     change_rows(copy / "metrics.jsonl", lambda row: row.update(sample="my-own-strange-token"))
-    assert_refused(dry_run(copy, HF_TOKEN="my-own-strange-token"), "would hold your Hugging Face token")
+    result = dry_run(copy, HF_TOKEN="my-own-strange-token")
+    assert_refused(result, "would hold your Hugging Face token")
+    assert "strange" not in result.stdout + result.stderr
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Files are what they say, and are made anew
 
 
-def test_nothing_of_a_run_folder_is_sent_as_it_lies_there(copy):
+def test_nothing_of_a_run_folder_is_sent_as_it_lies_there(copy, tmp_path):
     secret = b"the private diary of annalena"
     for name in ("curves.png", "samples.txt", "README.md", "diary.txt", "notes.json", "model.safetensors.bak"):
         (copy / name).write_bytes(secret)
     change(copy / "corpus.json", lambda corpus: corpus.update(diary=secret.decode()))
     change(copy / "environment.json", lambda entries: entries[0].update(diary=[secret.decode()]))
     change_rows(copy / "metrics.jsonl", lambda row: row.update(diary=secret.decode()))
-    folder = sent_folder(dry_run(copy))
+    for name in SETTINGS:
+        change(copy / name, lambda settings: settings.update({secret.decode(): 1, "diary": secret.decode()}))
+    pattern = {"type": "Replace", "pattern": {"String": secret.decode()}, "content": secret.decode()}
+    change(copy / "tokenizer.json", lambda settings: settings.update(normalizer=pattern))
+    change(copy / "environment.json", lambda entries: entries[0]["packages"].update({"annalena": "1"}))
+    change(copy / "corpus.json", lambda corpus: corpus["cleaning_removed"].update({"annalena": 1}))
+    folder = staged(copy, tmp_path)
     for path in folder.iterdir():
+        assert b"annalena" not in path.read_bytes(), path
         assert secret not in path.read_bytes(), path
     with Image.open(folder / "curves.png") as picture:
         assert picture.format == "PNG" and set(picture.info) <= {"dpi"}
 
 
+SETTINGS = ["config.json", "tokenizer_config.json", "generation_config.json"]
 NOT_WHAT_THEY_SAY = {
     "curves.png": [b"-----BEGIN", b"\x89PNG\r\n\x1a\n", b"GIF89a", b""],
     "metrics.jsonl": [b"{", b"\xff", b"[" * 100_000],
@@ -182,27 +222,69 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_an_odd_record_is_one_line_that_names_the_file(copy, damage):
-    for name in RECORDS:
-        before = (copy / name).read_bytes() if (copy / name).exists() else None
-        (copy / name).write_text(damage)
-        result = dry_run(copy)
-        assert_refused(result, name)
-        assert len(result.stderr) < 1000
-        (copy / name).unlink() if before is None else (copy / name).write_bytes(before)
+@pytest.mark.parametrize("name", RECORDS)
+def test_an_odd_record_is_one_line_that_names_the_file(copy, tmp_path, name, damage):
+    (copy / name).write_text(damage)
+    assert_not_staged(copy, tmp_path, name)
 
 
-def test_a_record_too_large_to_be_one_is_not_read(copy):
+ODD_VALUES = {
+    "config.json": {
+        "norm_eps": "x", "max_position_embeddings": 64.5, "num_hidden_layers": 2.0, "hidden_act": ["a"], "dtype": "os", "use_cache": "x",
+        "rope_parameters": {"rope_theta": "x"}, "variant": ["modern"], "hidden_dropout": 2, "vocab_size": "64", "layer_types": 5,
+        "intermediate_size": -1, "num_attention_heads": 10**30, "initializer_range": None, "hidden_size": 3,
+    },
+    "generation_config.json": {
+        "temperature": "x", "top_k": -5, "max_new_tokens": "x", "suppress_tokens": [9999], "bos_token_id": 9999, "eos_token_id": "x",
+    },
+    "tokenizer_config.json": {"song_template": "{% if"},
+    "tokenizer.json": {"model": {"vocab": {"ab": 0}}},
+    "corpus.json": {"tokens": {}, "songs_in": [], "files": [], "text_column": "\ud800", "near_duplicates": {}},
+    "model.safetensors.index.json": {"weight_map": {"x": "../../x.safetensors"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_VALUES)
+def test_an_odd_value_is_one_line_that_names_the_file(copy, tmp_path, name):
+    text = (copy / name).read_text() if (copy / name).exists() else "{}"
+    for key, value in ODD_VALUES[name].items():
+        (copy / name).write_text(json.dumps({**json.loads(text), key: value}))
+        assert_not_staged(copy, tmp_path, name)
+
+
+def test_an_odd_figure_is_one_line_or_taken_as_it_is(copy, tmp_path):
+    text = (copy / "metrics.jsonl").read_text()
+    for name, value in (("val_loss", 1e308), ("step", 2**63), ("elapsed_seconds", "x"), ("val_accuracy", 1.5)):
+        change_rows(copy / "metrics.jsonl", lambda row, name=name, value=value: row.update({name: value}))
+        assert_not_staged(copy, tmp_path, "metrics.jsonl is damaged in line 1", name)
+        (copy / "metrics.jsonl").write_text(text)
+    (copy / "metrics.jsonl").write_text("")
+    assert_not_staged(copy, tmp_path, "metrics.jsonl has no evaluation")
+    (copy / "metrics.jsonl").write_text(text)
+    change_rows(copy / "metrics.jsonl", lambda row: row.update(elapsed_seconds=0, sample="a\u2028b\x85c"))
+    change(copy / "corpus.json", lambda corpus: corpus.update(songs_in={}, remarks=[""]))
+    staged(copy, tmp_path)
+
+
+def test_a_record_too_large_to_be_one_is_not_read(copy, tmp_path):
     with (copy / "environment.json").open("ab") as file:
         file.truncate(1 << 33)  # a hole: it takes no room
-    assert_refused(dry_run(copy), "environment.json is no record: it has 8,589,934,592 bytes")
+    assert_not_staged(copy, tmp_path, "environment.json is no record: it has 8,589,934,592 bytes")
 
 
-@pytest.mark.parametrize("value", ["[1, 2]", "{a: b}", "&a [*a]", "[" * 20_000])
-def test_settings_that_are_no_values_are_one_line(copy, value):
-    text = (copy / "run.yaml").read_text()
-    (copy / "run.yaml").write_text(text.replace("sample_prompt: ''", f"sample_prompt: {value}"))
-    assert_refused(dry_run(copy), "run.yaml")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sample_prompt: [1, 2]", "sample_prompt: {a: b}", "sample_prompt: &a [*a]", "sample_prompt: " + "[" * 20_000,
+        "compile: !!bool xyz", "dataset: !!timestamp xyz", "seed: !!int ''", "dataset: !!binary eA==", 'output_dir: "a\\0b"',
+        'sample_prompt: "\\ud800"', "batch_size: 0", "batch_size: -3", "eval_batches: 1000000000000000", "seed: -1", "max_steps: -1",
+        "learning_rate: .nan", "decay_fraction: .inf", "split_seed: 0x" + "f" * 9000, "encoding: null", "dataset: null",
+    ],
+)  # fmt: skip
+def test_settings_that_are_no_values_are_one_line(copy, tmp_path, line):
+    with (copy / "run.yaml").open("a") as file:  # (the last of a key counts)
+        file.write(line + "\n")
+    assert_not_staged(copy, tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -222,6 +304,11 @@ CLEANED = {
     "AnnaLena's processor on annas-laptop": "user's processor on host",
     "Intel(R) Xeon(R) and/or AMD, AC/DC 24/7": "Intel(R) Xeon(R) and/or AMD, AC/DC 24/7",
     "https://example.org/a/b": "https://example.org/a/b",
+    "annalena2024.csv": "user2024.csv",
+    "songsOfAnnalena.csv": "songsOfuser.csv",
+    "annalenaSongs.csv": "userSongs.csv",
+    "zip:/mnt/disk/a.csv, at=/mnt/disk and é/mnt/disk/b.csv": "zip:a.csv, at=disk and éb.csv",
+    "https://example.org/home/annalena2": "https://example.org/home/user2",
     "annalenas.csv": "annalenas.csv",
     "Mr. Annalenason": "Mr. Annalenason",
 }
@@ -236,12 +323,13 @@ def test_a_field_keeps_the_last_part_of_a_path_and_no_name_of_user_or_host(text)
     "text",
     [
         "at /home/annalena/x", "/home/somebody/x", "/Users/somebody/x", r"C:\Users\somebody", "C:\\\\Users\\\\somebody", "annalena@example.org",
-        "root@annas-laptop", "http://annas-laptop:8080/", "ssh://me@annas-laptop/x",
+        "root@annas-laptop", "http://annas-laptop:8080/", "ssh://me@annas-laptop/x", "http://annas-laptop.local/",
     ],
 )  # fmt: skip
 def test_paths_and_addresses_that_name_user_or_host_are_found(text):
     assert ANNA.found_in(text)
     assert not ANNA.found_in("annalena sings at home; and/or @annalena, https://huggingface.co/annalena/songs /usr")
+    assert not ANNA.found_in("https://annas-laptop.org/home/terms, https://example.org/home/annalena/x")
 
 
 def test_names_that_everybody_has_are_no_names(monkeypatch):
@@ -250,6 +338,47 @@ def test_names_that_everybody_has_are_no_names(monkeypatch):
     monkeypatch.setenv("HOSTNAME", "localhost")
     machine = this_machine(Path("run"))
     assert not {"root", "io"} & set(machine.users) and "localhost" not in machine.hosts
+    for name in ("csv", "utf", "song", "Intel"):  # words that fields of any user hold
+        monkeypatch.setenv("USER", name)
+        assert this_machine(Path("run")).clean("song.csv in utf-8 by Intel") == "song.csv in utf-8 by Intel"
+
+
+def test_where_the_data_lay_is_told_to_nobody(tmp_path):
+    args = Arguments(
+        dataset="/mnt/my private disk/a b/songs.csv", validation_file=None, init_from=None, output_dir=r"C:\my runs\x"
+    )
+    machine = this_machine(tmp_path, args)
+    assert machine.clean("zip:/mnt/my private disk/a b/songs.csv is odd") == "zip:songs.csv is odd"
+    assert machine.clean(r"odd: C:\my runs\x") == "odd: x"
+
+
+@pytest.mark.parametrize("output_dir", [".", "..", "./", "runs/.."])
+def test_a_run_that_is_called_after_where_it_lay_is_called_as_its_folder(copy, tmp_path, monkeypatch, output_dir):
+    (tmp_path / "annalena" / "deeper").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "annalena" / "deeper")
+    monkeypatch.setenv("USER", "annalena")
+    args = load_arguments(copy / "run.yaml")
+    args.output_dir = output_dir
+    args.save(copy / "run.yaml")
+    folder = staged(copy, tmp_path)
+    assert "\n# lyricgpt-run\n" in (folder / "README.md").read_text()
+    for path in folder.glob("*.*"):
+        assert b"annalena" not in path.read_bytes() and b"deeper" not in path.read_bytes(), path
+
+
+def test_words_of_a_licence_are_cleaned_like_any_field(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("USER", "annalena")
+    args = load_arguments(copy / "run.yaml")
+    args.data_license = "of annalena, see /mnt/private/terms.txt and https://example.org/home/terms"
+    args.save(copy / "run.yaml")
+    card = (staged(copy, tmp_path) / "README.md").read_text()
+    assert "of user, see terms.txt and https://example.org/home/terms" in card and "annalena" not in card
+
+
+def test_a_machine_that_is_called_as_a_site_on_the_web_may_publish(copy, tmp_path, monkeypatch):
+    for host in ("arxiv", "huggingface", "github"):  # which our own code and card name
+        monkeypatch.setenv("HOSTNAME", host)
+        shutil.rmtree(staged(copy, tmp_path))
 
 
 def test_a_machine_and_its_user_are_taken_out_of_every_record_and_the_songs_stay(copy):
@@ -280,12 +409,6 @@ def test_a_machine_and_its_user_are_taken_out_of_every_record_and_the_songs_stay
         assert "annalena" in (copy / name).read_text()
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_a_path_in_settings_is_refused(copy, name):
-    change(copy / name, lambda settings: settings.update(note=f"{Path.home()}/x"))
-    assert_refused(dry_run(copy), f"{name} would hold a path of this machine")
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # What a dry run tells
 
@@ -313,8 +436,8 @@ def test_a_dry_run_lists_every_file_and_every_field_about_the_user(tiny_run):
         assert f"\n  {line}" in result.stdout, line
 
 
-def test_nothing_of_this_machine_is_in_what_is_sent(tiny_run):
-    folder = sent_folder(dry_run(tiny_run))
+def test_nothing_of_this_machine_is_in_what_is_sent(tiny_run, tmp_path):
+    folder = staged(tiny_run, tmp_path)
     names = {getpass.getuser(), socket.gethostname(), Path.home().name, str(tiny_run.parent), str(Path.cwd())} - {
         "root"
     }
@@ -329,10 +452,10 @@ def test_a_model_that_a_run_began_with_is_a_folder_though_it_has_gone(tiny_run, 
     shutil.copytree(tiny_run, tmp_path / "somebody" / "model")
     values = {"config": PROJECT / "tests" / "tiny.yaml", "dataset": PROJECT / "data" / "sample_lyrics.csv"}
     start = options(**values, init_from="somebody/model", output_dir="run", max_steps=2)
-    assert_succeeds(run([sys.executable, PROJECT / "train_hf.py", *start], cwd=tmp_path))
+    assert_succeeds(python(PROJECT / "train_hf.py", *start, cwd=tmp_path))
     shutil.rmtree(tmp_path / "somebody")
-    assert_succeeds(run([sys.executable, PROJECT / "train_hf.py", *start[:-1], "--max_steps=3"], cwd=tmp_path))
-    folder = sent_folder(dry_run(tmp_path / "run"))
+    assert_succeeds(python(PROJECT / "train_hf.py", *start[:-1], "--max_steps=3", cwd=tmp_path))
+    folder = staged(tmp_path / "run", tmp_path)
     for path in folder.glob("*.*"):
         assert b"somebody" not in path.read_bytes(), path
     assert "another model" in (folder / "README.md").read_text()

@@ -3,20 +3,28 @@
 import json
 import os
 import shutil
-import sys
 
 import pytest
-from conftest import PROJECT, options, python, run
+import safetensors.numpy
+from conftest import PROJECT, options, python
 from hypothesis import given
 from hypothesis import strategies as st
 from test_bad_input import assert_refused
 from test_train import assert_succeeds
 
 from modeling_lyricgpt import LyricGPTForCausalLM
+from push_to_hub import check_sent_code, stage
 from training_lyricgpt import LyricGPTError, run_folder
 from training_lyricgpt.files import hash_file
-from training_lyricgpt.run_folder import check_links, model_folder, names_of_code, published_code, todays_code
-from training_lyricgpt.sample import load_run
+from training_lyricgpt.loading import load_run
+from training_lyricgpt.run_folder import (
+    FETCHING_KEYS,
+    check_links,
+    model_folder,
+    names_of_code,
+    published_code,
+    todays_code,
+)
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjE=\n"
 
@@ -26,14 +34,6 @@ def copy(tiny_run, tmp_path):
     """A copy of the tiny run, as somebody may have sent it."""
     shutil.copytree(tiny_run, tmp_path / "theirs")
     return tmp_path / "theirs"
-
-
-def demo(folder):
-    """The page, as far as it loads the model."""
-    code = (
-        "import sys; sys.path.insert(0, 'space'); import songs; print(next(songs.write_song('', 1.0, 20, 0, '', '')))"
-    )
-    return run([sys.executable, "-c", code], MODEL=str(folder))
 
 
 def begin_with(folder, tmp_path):
@@ -47,18 +47,14 @@ def every_door(folder, tmp_path):
     yield python("-m", "training_lyricgpt.export", folder, tmp_path / "stock")
     yield begin_with(folder, tmp_path)
     yield python("push_to_hub.py", folder, "you/x", "--dry_run")
-    yield demo(folder)
+    yield python("space/songs.py", MODEL=str(folder))  # the page, as far as it loads the model
     # The run goes on, and draws its card from what is there.
     yield python("train_hf.py", f"--config={folder / 'run.yaml'}", f"--output_dir={folder}", "--max_steps=21")
 
 
 def assert_refused_everywhere(folder, tmp_path, *parts):
     for result in every_door(folder, tmp_path):
-        if "songs.py" in result.stderr:  # the page is started by Python alone
-            assert all(part in result.stderr for part in parts), result.stderr
-            assert "LyricGPTError" in result.stderr
-        else:
-            assert_refused(result, *parts)
+        assert_refused(result, *parts)
         assert SECRET.splitlines()[1] not in result.stdout + result.stderr
     assert not (tmp_path / "was run").exists()
 
@@ -98,7 +94,13 @@ def put_chain(folder, name, secret):
     put_link(folder, name, "first")
 
 
-@pytest.mark.parametrize("put", [put_link, put_relative_link, put_hard_link, put_folder, put_chain])
+def put_below(folder, name, secret):
+    """The link lies in a folder of the folder."""
+    (folder / "logs" / "deeper").mkdir(parents=True)
+    put_link(folder, "logs/deeper/notes.txt", secret)
+
+
+@pytest.mark.parametrize("put", [put_link, put_relative_link, put_hard_link, put_folder, put_chain, put_below])
 def test_links_out_of_a_run_folder_are_refused_wherever_it_is_read(copy, tmp_path, put):
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "id_ed25519").write_text(SECRET)
@@ -113,6 +115,37 @@ def test_any_file_of_a_run_may_be_such_a_link(copy, tmp_path, name):
     assert_refused(
         python("push_to_hub.py", copy, "you/x", "--dry_run"), f"{copy / name} is a link to something outside"
     )
+
+
+PARTS = {
+    "above": "../../elsewhere/model.safetensors",
+    "absolute": "/elsewhere/model.safetensors",
+    "below": "weights/model.safetensors",
+    "above, below": "weights/../../elsewhere/model.safetensors",
+    "hidden": "..model.safetensors/x.safetensors",
+}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_weights_in_parts_lie_in_the_folder(copy, tmp_path, part):
+    (tmp_path / "elsewhere").mkdir()
+    (copy / "model.safetensors").rename(tmp_path / "elsewhere" / "model.safetensors")
+    (copy / "weights").symlink_to(tmp_path / "elsewhere")
+    names = safetensors.numpy.load_file(tmp_path / "elsewhere" / "model.safetensors")
+    index = {
+        "metadata": {"total_size": 1},
+        "weight_map": dict.fromkeys(names, part.replace("/else", f"{tmp_path}/else")),
+    }
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(LyricGPTError, match=r"weights is a link to something outside"):
+        load_run(str(copy))
+    (copy / "weights").unlink()
+    with pytest.raises(LyricGPTError, match=r"index\.json is damaged \(weight_map"):
+        load_run(str(copy))
+    (tmp_path / "elsewhere" / "model.safetensors").rename(copy / "part-1.safetensors")
+    index["weight_map"] = dict.fromkeys(names, "part-1.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    load_run(str(copy))
 
 
 @pytest.mark.parametrize("target", ["nowhere", "curves.png"])
@@ -216,14 +249,60 @@ def test_other_files_that_transformers_would_act_on_are_refused(copy, tmp_path, 
     assert_refused_everywhere(copy, tmp_path, "would bring other code or weights")
 
 
-def test_settings_that_fetch_kernels_or_quantized_code_are_refused(copy):
-    for key in ("attn_implementation", "_attn_implementation", "quantization_config"):
-        change_json(copy / "config.json", **{key: "somebody/kernel"})
-        assert_refused(
-            python("-m", "training_lyricgpt.sample", copy), f"has a key {key!r}, which could bring other code"
-        )
-        change_json(copy / "config.json", **{key: None})
-    assert_succeeds(python("-m", "training_lyricgpt.sample", copy, "--max_new_tokens=9"))
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
+@pytest.mark.parametrize("key", FETCHING_KEYS)
+def test_settings_that_fetch_code_or_weights_are_refused(copy, name, key):
+    change_json(copy / name, **{key: "somebody/kernel"})
+    with pytest.raises(LyricGPTError, match=f"{name} has a key '{key}', which could bring other code"):
+        load_run(str(copy))
+    change_json(copy / name, **{key: None})
+    load_run(str(copy))
+
+
+def test_a_pipeline_of_somebody_else_is_refused_by_every_door(copy, tmp_path):
+    write_program(copy / "evil.py", tmp_path)
+    pipeline = {"impl": "evil.Evil", "pt": ["AutoModelForCausalLM"], "tf": [], "type": "text"}
+    change_json(copy / "config.json", custom_pipelines={"text-generation": pipeline})
+    assert_refused_everywhere(copy, tmp_path, "has a key 'custom_pipelines'")
+
+
+# Names of methods and of what transformers asks a configuration; what an alias of a name leads to.
+NO_SETTINGS = {
+    "to_dict": 5, "save_pretrained": 1, "get_text_config": 1, "__class__": 5, "return_dict": False, "output_attentions": True,
+    "is_encoder_decoder": True, "_auto_class": 5, "sub_configs": {"a": "b"}, "keys_to_ignore_at_inference": 5, "pruned_heads": {"a": 1},
+    "id2label": 5, "base_model_tp_plan": 5, "chunk_size_feed_forward": "x", "temperature": "x", "architectures": 5,
+}  # fmt: skip
+
+
+def test_a_setting_that_is_none_of_a_model_changes_nothing(copy, tmp_path):
+    model, _ = load_run(str(copy))
+    change_json(copy / "config.json", **NO_SETTINGS)
+    odd, _ = load_run(str(copy))
+    for one, name in ((model, "one"), (odd, "two")):
+        one.save_pretrained(tmp_path / name)
+    assert (tmp_path / "one" / "config.json").read_text() == (tmp_path / "two" / "config.json").read_text()
+
+
+def test_a_tokenizer_is_made_anew_of_its_characters(copy):
+    _, tokenizer = load_run(str(copy))
+    path = copy / "tokenizer.json"
+    saved = json.loads(path.read_text())
+    for change in ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, {"normalizer": {"type": "Lowercase"}}):
+        path.write_text(json.dumps(saved | change))
+        _, again = load_run(str(copy))
+        assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+    saved["model"]["vocab"] |= {"a": saved["model"]["vocab"]["b"], "b": saved["model"]["vocab"]["a"]}
+    path.write_text(json.dumps(saved))
+    with pytest.raises(LyricGPTError, match=r"its ids are not in the order of the characters"):
+        load_run(str(copy))
+
+
+def test_code_that_would_be_sent_is_looked_at_once_more(tiny_run, tmp_path):
+    stage(tiny_run, "you/x", tmp_path / "model")
+    check_sent_code(tmp_path / "model")
+    change_json(tmp_path / "model" / "config.json", somebodys_hook="evil.py")
+    with pytest.raises(LyricGPTError, match=r"has a key 'somebodys_hook', which LyricGPT does not know"):
+        check_sent_code(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -242,6 +321,9 @@ def test_settings_that_are_none_are_one_line_that_names_the_file(copy, name, con
 )
 def test_every_name_of_code_is_found_however_deep(auto_map):
     assert set(names_of_code(auto_map)) == {str(value) for value in leaves(auto_map)}
+    for _ in range(5000):
+        auto_map = [auto_map, "evil.Evil"]
+    assert "evil.Evil" in names_of_code(auto_map)
 
 
 def leaves(value):

@@ -5,7 +5,8 @@ import io
 import torch
 from conftest import python
 
-from training_lyricgpt.sample import CharacterStreamer, load_run, write_song
+from training_lyricgpt.loading import load_run
+from training_lyricgpt.sample import CharacterStreamer, write_song
 
 
 def sample(*arguments):

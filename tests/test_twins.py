@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 from training_lyricgpt import LyricGPTError
-from training_lyricgpt.export import export_model, generation_config
+from training_lyricgpt.export import export_model
+from training_lyricgpt.loading import generation_config
 from training_lyricgpt.published import import_published
 from training_lyricgpt.twins import comparison_windows, fold_head_bias, write_twin
 

@@ -8,6 +8,7 @@ Notable:
 """
 
 import dataclasses
+import datetime
 import difflib
 import importlib.util
 import re
@@ -22,6 +23,8 @@ from . import LyricGPTError
 from .files import write_text
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "sample.yaml"
+
+LARGEST = 10**12  # that a number of a run may be
 
 # What may change between two starts of one run; everything else that differs is refused.
 MAY_CHANGE = (
@@ -179,6 +182,10 @@ class RunArguments:
     resume: Literal["auto", "never"] = describe("auto: go on with a run that is there. never: refuse it.", "auto")
 
 
+# NUL and surrogates: no file's name, no column and no text can hold them.
+UNWRITABLE = {"\0", *map(chr, range(0xD800, 0xE000))}
+
+
 class Arguments(CorpusArguments, ModelArguments, OptimizationArguments, RunArguments):
     """All fields of a run in one namespace.
 
@@ -226,8 +233,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LyricGPTError(f"no configuration file at {path}; the ones that come along are in configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, ValueError, RecursionError) as error:
-        raise LyricGPTError(f"{path} is not a YAML file: {error}") from None
+    except Exception as error:  # a tag makes PyYAML call what raises as it pleases
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise LyricGPTError(f"{path} is not a YAML file that can be read ({what})") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -235,8 +243,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     for key, value in values.items():
         if key not in FIELDS:
             _refuse_unknown(str(key), f"in {path}")
-        if isinstance(value, list | dict | set):
+        if not isinstance(value, str | int | float | bool | datetime.date | None):
             raise LyricGPTError(f"{path}: {key} is a {type(value).__name__}; a setting is one value")
+        if isinstance(value, int) and abs(value) > 2**64:  # (thousands of digits cannot even be printed)
+            raise LyricGPTError(f"{path}: {key} is a number beyond 2**64")
+        if isinstance(value, str) and not UNWRITABLE.isdisjoint(value):
+            raise LyricGPTError(f"{path}: {key} is {value!r}; no text has such a character")
     return values
 
 
@@ -282,6 +294,8 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     except RuntimeError:
         raise LyricGPTError(f"output_dir is {args.output_dir!r}, but there is no home of that name") from None
     check_arguments(args)
+    if args.tracker != "none" and importlib.util.find_spec(args.tracker) is None:
+        raise LyricGPTError(f"tracker is {args.tracker!r}, which is not installed: pip install {args.tracker}")
     return args
 
 
@@ -298,10 +312,18 @@ def _absolute(path: str) -> str | Path:
 
 
 def load_arguments(path: str | Path) -> Arguments:
-    """The configuration that a run saved as `run.yaml`."""
+    """The configuration that a run saved as `run.yaml`.
+
+    Raises:
+        LyricGPTError: it is none, or a value cannot make a run.
+    """
     parser = _Parser(GROUPS, allow_abbrev=False)
     namespace = parser.parse_args(_as_options(read_yaml(path)))
-    return Arguments(**{name: getattr(namespace, name) for name in FIELDS})
+    args = Arguments(**{name: getattr(namespace, name) for name in FIELDS})
+    if args.output_dir is None:
+        args.output_dir = str(Path(path).parent)
+    check_arguments(args)
+    return args
 
 
 def check_arguments(args: Arguments) -> None:
@@ -312,8 +334,8 @@ def check_arguments(args: Arguments) -> None:
         "block_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "batch_size",
         "max_steps", "eval_interval", "eval_batches", "log_interval", "save_interval", "min_char_count",
     ):  # fmt: skip
-        if getattr(args, name) < 1:
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1")
+        if not 1 <= getattr(args, name) <= LARGEST:
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1, and at most {LARGEST:,}")
     if not 0 < args.validation_fraction < 1:
         raise LyricGPTError(f"validation_fraction is {args.validation_fraction}; it must lie between 0 and 1")
     for name in ("dropout", "decay_fraction"):
@@ -332,11 +354,11 @@ def check_arguments(args: Arguments) -> None:
             "near_duplicates is 'group', which needs split: songs; with split: characters drop or keep them"
         )
     for name in ("max_songs", "sliding_window", "gradient_accumulation_steps"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1")
+        if getattr(args, name) is not None and not 1 <= getattr(args, name) <= LARGEST:
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1, and at most {LARGEST:,}")
     for name in ("learning_rate", "muon_learning_rate"):
-        if not 0 < getattr(args, name) < float("inf"):
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be above 0")
+        if not 0 < getattr(args, name) <= LARGEST:
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be above 0, and at most {LARGEST:,}")
     for name in (
         "min_learning_rate",
         "weight_decay",
@@ -345,8 +367,8 @@ def check_arguments(args: Arguments) -> None:
         "early_stopping",
         "quality_songs",
     ):
-        if not 0 <= getattr(args, name) < float("inf"):
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be 0 or more")
+        if not 0 <= getattr(args, name) <= LARGEST:
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be 0 or more, and at most {LARGEST:,}")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 0 and below 1")
@@ -355,8 +377,6 @@ def check_arguments(args: Arguments) -> None:
             raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 0 and below 2**32")
     if args.sliding_window is not None and args.sliding_window > args.block_size:
         raise LyricGPTError(f"sliding_window {args.sliding_window} is larger than block_size {args.block_size}")
-    if args.tracker != "none" and importlib.util.find_spec(args.tracker) is None:
-        raise LyricGPTError(f"tracker is {args.tracker!r}, which is not installed: pip install {args.tracker}")
     if args.hidden_size % args.num_attention_heads:
         raise LyricGPTError(
             f"hidden_size {args.hidden_size} is not divisible by num_attention_heads {args.num_attention_heads}; "

@@ -5,8 +5,6 @@
 
 Notable:
 - Each file is written beside its place and renamed into it, the weights last: the folder is a model at any moment.
-- `generation_config.json` says what suits characters: sampling at temperature 0.9 over the whole alphabet (transformers'
-  default of top_k 50 would cut it), 1,000 characters, and neither `<|unk|>` nor `<|pad|>`.
 """
 
 import argparse
@@ -15,43 +13,20 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig
 
 from modeling_lyricgpt import LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 
 from . import LyricGPTError
 from .files import UNFINISHED
+from .loading import generation_config, load_run
 from .published import SCALES, import_published
-from .sample import load_run, write_song
+from .sample import write_song
 from .terminal import command
 from .tokens import load_run_corpus
 from .twins import comparison_windows, write_twin
 
 WEIGHTS = "model.safetensors"
-TEMPERATURE = 0.9
-MAX_NEW_TOKENS = 1000
-
-
-def generation_config(tokenizer: LyricGPTTokenizer) -> GenerationConfig:
-    """Generation defaults for a character model.
-
-    Without special tokens, an empty prompt starts with a line break (or the first character), as the published run does.
-    """
-    suppressed = [index for index in (tokenizer.unk_token_id, tokenizer.pad_token_id) if index is not None]
-    start = tokenizer.bos_token_id
-    if start is None:
-        start = tokenizer.get_vocab().get("\n", 0)
-    return GenerationConfig(
-        do_sample=True,
-        temperature=TEMPERATURE,
-        top_k=0,
-        max_new_tokens=MAX_NEW_TOKENS,
-        suppress_tokens=suppressed or None,
-        bos_token_id=start,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
 
 
 def export_model(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, folder: str | Path) -> None:

@@ -23,9 +23,8 @@ from . import LyricGPTError
 from .arguments import Arguments, load_arguments
 from .checkpoints import latest_checkpoint
 from .conditioning import SONG_TEMPLATES
-from .export import generation_config
+from .loading import generation_config, load_run
 from .record_types import Corpus, read_record
-from .sample import load_run
 from .tokens import TokenizedCorpus
 
 # Parameters with a row for each character.

@@ -30,14 +30,18 @@ from safetensors import SafetensorError, safe_open
 
 from . import LyricGPTError
 from .arguments import Arguments
+from .columns import COLUMNS
 from .record_types import About, change_fields
+from .run_folder import todays_code
 from .sources import shown
 from .wording import plural
 
 # Names that say nothing of who a user is, or which machine it is.
 COMMON_NAMES = frozenset((
     "root", "user", "ubuntu", "debian", "admin", "administrator", "runner", "jovyan", "home", "localhost", "docker", "app", "colab",
-    "nobody", "guest", "vagrant", "workspace", "host", "main", "ec2-user", "local", "sample", "lyricgpt",
+    "nobody", "guest", "vagrant", "workspace", "host", "main", "ec2-user", "local", "sample", "lyricgpt", "csv", "tsv", "txt",
+    "json", "jsonl", "ndjson", "parquet", "zip", "zst", "utf", "latin", "intel", "amd", "data", "train", "lyrics", "songs",
+    *itertools.chain(*COLUMNS.values()),
 ))  # fmt: skip
 SHORTEST_NAME = 3
 DETECTORS = {
@@ -48,25 +52,33 @@ DETECTORS = {
     "slack": "SlackDetector", "square_oauth": "SquareOAuthDetector", "stripe": "StripeDetector",
     "telegram_token": "TelegramBotTokenDetector", "twilio": "TwilioKeyDetector",
 }  # fmt: skip
-# What it does not know, by the letters that such tokens begin with.
+# What it does not know, by the letters that such tokens begin with: whatever may stand before them.
 OTHER_SECRETS = re.compile(
-    r"\bhf_[A-Za-z0-9]{30,}|\bgithub_pat_\w{20,}|\bsk-[A-Za-z0-9_-]{30,}|\bAIza[0-9A-Za-z_-]{35}|\bya29\.[\w-]{20,}|"
-    r"\bdckr_pat_[\w-]{20,}|\bdop_v1_[0-9a-f]{40,}|\bglpat-[\w-]{16,}|\bxapp-[\w-]{20,}|\br8_\w{30,}|\bgsk_\w{30,}|"
-    r"\bnvapi-[\w-]{30,}|\bwandb_v1_\w{20,}|\bshpat_[0-9a-f]{30,}|\blin_api_\w{30,}|\bntn_\w{30,}|\bdapi[0-9a-f]{32}\b|"
-    r"\bAGE-SECRET-KEY-1[0-9A-Z]{20,}|PuTTY-User-Key-File-\d|BEGIN [A-Z0-9 ]*PRIVATE KEY"
+    r"(?:hf|api_org|npm|gsk|r8|ntn|lin_api|gh[opsur])_[A-Za-z0-9]{28,}|(?:github_pat|figd|wandb_v1|sntrys|dckr_pat)_[\w-]{20,}|"
+    r"AIza[0-9A-Za-z_-]{35}|(?:ya29|hvs|hvb|dp\.pt|dp\.st)\.[\w-]{20,}|GOCSPX-[\w-]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|"
+    r"(?:glpat|glrt|gldt|xox[abeprs]|xapp|nvapi|xai|pplx|sk-ant|sk-proj)-(?=[\w-]{0,80}\d)[\w-]{16,}|"
+    r"(?:dop_v1_|shpat_|shpss_|dapi|key-)[0-9a-f]{32,}|ATATT3x[\w=-]{20,}|AGE-SECRET-KEY-1[0-9A-Z]{20,}|"
+    r"EAA(?=[A-Za-z]{0,80}\d)[A-Za-z0-9]{60,}|"
+    r"(?<![\w-])sk-(?=[\w-]{0,80}\d)(?=[\w-]{0,80}[a-z])(?=[\w-]{0,80}[A-Z])[\w-]{30,}|"
+    r"PuTTY-User-Key-File-\d|BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY"
 )
 PATH = re.compile(
-    r"""(?<![\w:/.~-])(?:~[\w.-]*)?/(?:[^\s/"'<>|]+/)+[^\s"'<>|]*|~[\w.-]*/[^\s"'<>|]+|"""
+    r"""(?<![A-Za-z0-9_/.~-])(?:~[\w.-]*)?/(?:[^\s/"'<>|]+/)+[^\s"'<>|]*|~[\w.-]*/[^\s"'<>|]+|"""
     r"""(?<!\w)[A-Za-z]:[\\/][^\s"'<>|]+|\\\\[^\s"'<>|]+|\bfile:/[^\s"'<>|]+"""
 )
 WHOLE_PATH = re.compile(r"(?:[/~\\]|[A-Za-z]:[\\/]|file:/).*", re.DOTALL)
-HOME = re.compile(r"(?:/home|/Users|(?<!\w)[A-Za-z]:(?:\\{1,2}|/)Users)(?:\\{1,2}|/)[^\s\\/\"'<>|]+")
+HOME = re.compile(
+    r"(?:(?<![\w.-])/home|(?<![\w.-])/Users|(?<!\w)[A-Za-z]:(?:\\{1,2}|/)Users)(?:\\{1,2}|/)[^\s\\/\"'<>|]+"
+)
 RUN_FIELDS = {
     "dataset": About.DATA, "validation_file": About.DATA, "text_column": About.DATA, "artist_column": About.DATA,
     "title_column": About.DATA, "encoding": About.DATA, "init_from": About.DATA, "output_dir": About.MACHINE,
-    "data_license": About.WORDS, "sample_prompt": About.WORDS,
+    "data_license": About.DATA, "sample_prompt": About.WORDS,
 }  # fmt: skip
 LONGEST_SHOWN = 60
+LONGEST_SECRET = (
+    1000  # characters; longer lines are searched in parts, for a detector may take the square of a line's time
+)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -94,7 +106,7 @@ class Machine:
             return text
         text = PureWindowsPath(text).name or text if WHOLE_PATH.fullmatch(text) else text
         for place in self.places:
-            text = re.sub(rf"{re.escape(place)}[\\/]+", "", text)
+            text = re.sub(rf"(?<![\w.-]){re.escape(place)}[\\/]+", "", text)
         text = PATH.sub(lambda match: PureWindowsPath(match[0]).name, text)
         for names, instead in ((self.users, "user"), (self.hosts, "host")):
             text = self._words(names).sub(instead, text)
@@ -103,8 +115,12 @@ class Machine:
     @staticmethod
     @functools.lru_cache
     def _pattern(names: tuple[str, ...]) -> re.Pattern:
+        """Such a name between what is no letter, or in camel case: `zelda_2`, `ZELDA2`, `zeldaSongs`, `mySongsOfZelda`."""
+        alone = "|".join(map(re.escape, names)) or "(?!)"
+        camel = "|".join(re.escape(name[:1].upper() + name[1:].lower()) for name in names) or "(?!)"
+        lower = "|".join(re.escape(name.lower()) for name in names) or "(?!)"
         return re.compile(
-            rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, names)) or '(?!)'})(?![A-Za-z0-9])", re.IGNORECASE
+            rf"(?<![A-Za-z])(?i:{alone})(?![A-Za-z])|(?<![A-Z])(?:{camel})(?![a-z])|(?<![A-Za-z])(?:{lower})(?=[A-Z])"
         )
 
     def _words(self, names: list[str]) -> re.Pattern:
@@ -112,16 +128,21 @@ class Machine:
 
     def found_in(self, text: str) -> str | None:
         """What a text tells of this machine, as a message may call it; None if nothing."""
-        if any(f"{place}/" in text or f"{place}\\" in text for place in self.places) or HOME.search(text):
+        if any(re.search(rf"(?<![\w.-]){re.escape(place)}[\\/]", text) for place in self.places) or HOME.search(text):
             return "a path of this machine"
-        users, hosts = (self._words(names).pattern for names in (self.users, self.hosts))
-        if re.search(rf"{users}@|[\w.-]+@{hosts}|//(?:[^\s/@]+@)?{hosts}", text, re.IGNORECASE):
+        users, hosts = (rf"(?:{self._words(names).pattern})" for names in (self.users, self.hosts))
+        # (A machine called arxiv is not arxiv.org.)
+        if re.search(rf"{users}@|(?:@|//){hosts}(?!\.(?!local\b|lan\b|home\b|internal\b)\w)", text):
             return "an address of this machine"
         return None
 
 
-def this_machine(run: Path) -> Machine:
-    """The machine that a run is published from."""
+def this_machine(run: Path, args: Arguments | None = None) -> Machine:
+    """The machine that a run is published from.
+
+    Args:
+        args: The run's configuration: where its data lay is told to nobody.
+    """
     places = {
         run.resolve(),
         run.absolute(),
@@ -139,6 +160,8 @@ def this_machine(run: Path) -> Machine:
         *(os.environ.get(name, "") for name in ("HOSTNAME", "COMPUTERNAME")),
     }
     hosts |= {name.partition(".")[0] for name in hosts}
+    values = (args.dataset, args.validation_file, args.init_from, args.output_dir) if args else ()
+    places |= {PureWindowsPath(value).parent for value in values if value and WHOLE_PATH.fullmatch(value)}
     names = [
         sorted(
             (name for name in found if len(name) >= SHORTEST_NAME and name.lower() not in COMMON_NAMES),
@@ -147,7 +170,9 @@ def this_machine(run: Path) -> Machine:
         )
         for found in (users, hosts)
     ]
-    return Machine(sorted(map(str, places - {Path("/")}), key=len, reverse=True), *names)
+    told = {str(place) if isinstance(place, Path) else place.as_posix() for place in places}
+    told |= {place.replace("/", "\\") for place in told if place[1:2] == ":"}
+    return Machine(sorted(told - {"/", "\\", "~", "."}, key=len, reverse=True), *names)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -237,9 +262,11 @@ def find_secret(text: str) -> str | None:
     if OTHER_SECRETS.search(text):
         return "a private key" if "PRIVATE KEY" in text else "an access token"
     for line in text.splitlines():
-        for detector in detectors():
-            if any(detector.analyze_string(line)):
-                return f"a secret ({detector.secret_type})"
+        for begin in range(0, max(len(line) - LONGEST_SECRET, 1), LONGEST_SECRET):
+            part = line[begin : begin + 2 * LONGEST_SECRET]
+            for detector in detectors():
+                if any(detector.analyze_string(part)):
+                    return f"a secret ({detector.secret_type})"
     return None
 
 
@@ -270,9 +297,11 @@ def read_as_said(path: Path) -> str:
         if path.suffix == ".json":
             return "\n".join(strings_in(json.loads(text)))  # decoded: an escape would hide what it stands before
         if path.suffix == ".jsonl":
-            return "\n".join(strings_in([json.loads(line) for line in text.splitlines()]))
-        if path.suffix == ".yaml" and not isinstance(yaml.safe_load(text), dict):
-            raise ValueError("it holds no settings")
+            return "\n".join(strings_in([json.loads(line) for line in text.removesuffix("\n").split("\n")]))
+        if path.suffix == ".yaml":
+            if not isinstance(values := yaml.safe_load(text), dict):
+                raise ValueError("it holds no settings")
+            return "\n".join((text, *strings_in(values)))
         if path.suffix not in (".yaml", ".md", ".txt", ".py", ".css"):
             raise ValueError("files of this kind are not sent")
     except (
@@ -290,6 +319,11 @@ def read_as_said(path: Path) -> str:
     return text
 
 
+def is_own(path: Path) -> bool:
+    """Whether a file is this project's code, byte for byte, and so tells of no machine."""
+    return path.suffix == ".py" and path.read_bytes() in todays_code().values()
+
+
 def check_private(folder: Path, machine: Machine, only_words: dict[str, str] | None = None) -> None:
     """Makes sure that each file is what it says, and that none holds a secret or something of this machine.
 
@@ -301,7 +335,8 @@ def check_private(folder: Path, machine: Machine, only_words: dict[str, str] | N
     """
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         text = read_as_said(path)
-        found = find_secret(text) or machine.found_in((only_words or {}).get(path.name, text))
+        told = "" if is_own(path) else (only_words or {}).get(path.name, text)
+        found = find_secret(text) or machine.found_in(told)
         if found:
             raise LyricGPTError(
                 f"{path.name} would hold {found}; nothing was sent. Take it out of the run folder, or of the songs"

@@ -76,7 +76,7 @@ def split_line(records: Records) -> str:
     """How training and held-out text were divided."""
     corpus, sides = records.corpus, []
     for split, what in (("train", "for training"), ("validation", "held out")):
-        songs = f" of {plural(corpus['songs_in'][split], 'song')}" if corpus["split"] == "songs" else ""
+        songs = f" of {plural(corpus['songs_in'].get(split, 0), 'song')}" if corpus["split"] == "songs" else ""
         sides.append(f"{plural(corpus['tokens'][split], 'token')}{songs} {what}")
     if corpus["validation_files"]:
         how = "a file of its own is held out"

@@ -1,8 +1,8 @@
-"""What the records of a run hold, field by field, and reading them: somebody else may have written them.
+"""What the records and settings of a run hold, field by field, and reading them: somebody else may have written them.
 
 Notable:
 - pydantic checks each field; a record that is too large, too deep or oddly typed is one line that names the file. Fields
-  that are not listed here are dropped where a record is published.
+  that are not listed here are dropped, so nothing else can act on a model, or be published.
 - A field that tells something of the user is marked with what that is (`About`). Publishing takes paths and names of people
   and machines out of it, and a dry run lists it: see `privacy`.
 """
@@ -32,12 +32,14 @@ class About(Enum):
     WORDS = "words"
 
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Figure = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Size = Annotated[int, Field(ge=1, lt=2**31)]
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+Figure = Annotated[float, Field(ge=-1e30, le=1e30)]  # (no NaN)
 MaybeNaN = float  # a share of nothing
 Share = Annotated[float, Field(ge=0, le=1)]
-Word = Annotated[str, Field(pattern=r"^[\w.-]{0,40}$")]
-Version = Annotated[str, Field(pattern=r"^[\w.+!-]{1,100}$")]
+Positive = Annotated[float, Field(gt=0, le=1e30)]
+Version = Annotated[str, Field(pattern=r"^\d[\w.+!-]{0,99}$")]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Line = Annotated[str, Field(max_length=4000)]
 MachineText, DataText = Annotated[Line, About.MACHINE], Annotated[Line, About.DATA]
@@ -53,7 +55,7 @@ class File(TypedDict):
 
     name: DataText
     bytes: DataCount
-    kind: Word
+    kind: Annotated[str, Field(pattern=r"^[\w.-]{0,40}$"), About.DATA]
     sha256: Annotated[Checksum, About.DATA]
 
 
@@ -75,6 +77,31 @@ class NearDuplicates(TypedDict):
 
 
 @typed
+class Split(TypedDict, total=False):
+    """A number of each side of the split."""
+
+    train: Count
+    validation: Count
+
+
+@typed
+class Tokens(TypedDict):
+    train: Annotated[Count, Field(ge=1)]
+    validation: Annotated[Count, Field(ge=1)]
+
+
+@typed
+class CleaningRemoved(TypedDict, total=False):
+    """How much of each kind cleaning changed."""
+
+    line_endings: Count
+    trailing_blanks: Count
+    blank_lines: Count
+    control_characters: Count
+    normalized_songs: Count
+
+
+@typed
 class Rows(TypedDict):
     """What was read of the files."""
 
@@ -83,7 +110,7 @@ class Rows(TypedDict):
     skipped_empty: Count
     duplicates: Count
     changed_by_cleaning: Count
-    cleaning_removed: dict[Word, Count]
+    cleaning_removed: CleaningRemoved
     replaced_surrogates: Count
     remarks: list[DataText]
 
@@ -111,15 +138,15 @@ class Corpus(Rows):
     conditioning: Literal["none", "title", "artist_title"]
     base_alphabet: NotRequired[Words]
     checksum: Checksum
-    songs_in: dict[Literal["train", "validation"], Count]
+    songs_in: Split
     validation_rows: Rows | None
     alphabet_size: Count
     alphabet_characters: Words
     character_counts: dict[Annotated[str, Field(min_length=1, max_length=1)], Count]
     rare_characters: Words
     vocab_size: Count
-    tokens: dict[Literal["train", "validation"], Annotated[Count, Field(ge=1)]]
-    unknown: dict[Literal["train", "validation"], Count]
+    tokens: Tokens
+    unknown: Split
 
 
 @typed
@@ -196,23 +223,134 @@ class Songs(TypedDict):
     songs: Annotated[list[Song], Field(min_length=1, max_length=100)]
 
 
+# The packages whose versions a figure may depend on.
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "huggingface_hub", "safetensors", "numpy",
+    "pyarrow", "pydivsufsort", "rensa", "scipy", "xxhash",
+)  # fmt: skip
+Packages = typed(TypedDict("Packages", dict.fromkeys(PACKAGES, Annotated[Version, About.MACHINE] | None), total=False))
+
+
 @typed
 class Start(TypedDict):
     """An entry of `environment.json`: what a run was trained with from a step on."""
 
     from_step: Count
     python: Annotated[Version, About.MACHINE]
-    lyricgpt: Version | None
+    lyricgpt: Annotated[Version, About.MACHINE] | None
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}(-dirty)?$"), About.MACHINE] | None
-    packages: dict[Version, Annotated[Version, About.MACHINE] | None]
+    packages: Packages
     system: MachineText
-    device: Word
+    device: Literal["cpu", "cuda", "mps", "xpu", "npu", "mlu", "musa", "hpu", "sdaa", "neuron"]
     device_name: MachineText
     processes: Annotated[Count, Field(ge=1), About.MACHINE]
     threads: Annotated[Count, About.MACHINE]
     max_steps: Count
     eval_interval: Count
     init_from: NotRequired[Literal["hub", "folder"]]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A model's settings, as transformers writes them
+
+
+@typed
+class Rope(TypedDict, total=False):
+    """How rotary positions turn, and how they are stretched to longer texts."""
+
+    rope_type: Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"]
+    rope_theta: Positive
+    factor: Positive
+    partial_rotary_factor: Positive
+    original_max_position_embeddings: Size
+    attention_factor: Positive | None
+    beta_fast: Positive
+    beta_slow: Positive
+    low_freq_factor: Positive
+    high_freq_factor: Positive
+    mscale: Positive
+    mscale_all_dim: Positive
+    truncate: bool
+    short_factor: list[Positive]
+    long_factor: list[Positive]
+
+
+@typed
+class ModelSettings(TypedDict, total=False):
+    """`config.json`: arguments of `LyricGPTConfig`."""
+
+    variant: Literal["classic", "modern"]
+    vocab_size: Size
+    hidden_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    max_position_embeddings: Size
+    intermediate_size: Size | None
+    hidden_act: Annotated[str, Field(pattern="^[a-z0-9_]{1,40}$")] | None
+    attention_dropout: Share | None
+    hidden_dropout: Share | None
+    norm_eps: Positive
+    initializer_range: Annotated[float, Field(ge=0, le=1e30)]
+    sliding_window: Size | None
+    layer_types: list[Literal["full_attention", "sliding_attention"]] | None
+    rope_parameters: Rope | None
+    rope_scaling: Rope | None  # its name in transformers 4
+    use_cache: bool
+    tie_word_embeddings: bool
+    bos_token_id: Id | None
+    eos_token_id: Id | list[Id] | None
+    pad_token_id: Id | None
+    dtype: Literal["float64", "float32", "float16", "bfloat16"] | None
+
+
+@typed
+class GenerationSettings(TypedDict, total=False):
+    """`generation_config.json`: how a song is drawn."""
+
+    do_sample: bool
+    temperature: Positive | None
+    top_k: Id | None
+    top_p: Annotated[Share, Field(gt=0)] | None
+    min_p: Share | None
+    typical_p: Annotated[Share, Field(gt=0)] | None
+    repetition_penalty: Positive | None
+    no_repeat_ngram_size: Id | None
+    max_new_tokens: Size | None
+    min_new_tokens: Id | None
+    suppress_tokens: list[Id] | None
+    bos_token_id: Id | None
+    eos_token_id: Id | list[Id] | None
+    pad_token_id: Id | None
+
+
+@typed
+class Vocabulary(TypedDict):
+    vocab: dict[str, Id]
+
+
+@typed
+class TokenizerFile(TypedDict):
+    """`tokenizer.json`."""
+
+    model: Vocabulary
+
+
+@typed
+class TokenizerSettings(TypedDict, total=False):
+    """`tokenizer_config.json`."""
+
+    song_template: Annotated[str, Field(max_length=4000)] | None
+
+
+@typed
+class WeightsIndex(TypedDict):
+    """`model.safetensors.index.json`: which file of the folder holds a tensor."""
+
+    weight_map: dict[str, Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.safetensors$")]]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Reading
 
 
 def read_record(path: Path, kind: Any, remedy: str = "restore it") -> Any:

@@ -22,16 +22,11 @@ from modeling_lyricgpt import LyricGPTConfig
 from .arguments import Arguments
 from .files import write_json
 from .quality import read_quality, read_songs
-from .record_types import Start, read_record
+from .record_types import PACKAGES, Start, read_record
 from .reports import best_evaluation
 
 ENVIRONMENT = "environment.json"
 PROJECT = Path(__file__).resolve().parent.parent
-# The packages whose versions a figure may depend on.
-PACKAGES = (
-    "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "huggingface_hub", "safetensors", "numpy",
-    "pyarrow", "pydivsufsort", "rensa", "scipy", "xxhash",
-)  # fmt: skip
 
 
 @dataclass
@@ -65,7 +60,9 @@ class Records:
 
     @property
     def name(self) -> str:
-        return Path(self.args.output_dir).resolve().name
+        """What the run is called: its folder's name, which publishing has looked up already."""
+        path = Path(self.args.output_dir)
+        return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def read_records(folder: Path, args: Arguments, corpus: dict[str, Any], rows: list[dict[str, Any]]) -> Records:

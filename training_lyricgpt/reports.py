@@ -77,8 +77,8 @@ def overfitting(rows: list[dict[str, Any]]) -> str | None:
 
 def time_spent(rows: list[dict[str, Any]]) -> str:
     """How long a run took, the starts of its processes apart, and the share of its evaluations."""
-    seconds = rows[-1]["elapsed_seconds"]
-    return f"{duration(seconds)}, of it {sum(row.get('evaluation_seconds', 0.0) for row in rows) / seconds:.0%} evaluations"
+    seconds, evaluating = rows[-1]["elapsed_seconds"], sum(row.get("evaluation_seconds", 0.0) for row in rows)
+    return f"{duration(seconds)}, of it {evaluating / max(seconds, 1e-9):.0%} evaluations"
 
 
 def draw_curves(folder: Path, rows: list[dict[str, Any]]) -> Path:

@@ -9,9 +9,10 @@ Notable:
   other code would mean something else.
 """
 
-import json
+import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import modeling_lyricgpt
 import tokenization_lyricgpt
 
 from . import LyricGPTError
-from .files import hash_file, read_json
+from .files import hash_file
+from .record_types import WeightsIndex, read_record
 
 # What a model consists of; nothing else is downloaded.
 MODEL_FILES = ("*.json", "*.safetensors", "*_lyricgpt.py", "custom_generate/*", "README.md")
@@ -29,8 +31,13 @@ CHECKPOINTS = "checkpoints"
 BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # a checksum of Git or of LFS
 OWN_CLASS = re.compile(r"\w+_lyricgpt\.LyricGPT\w+")
 PUBLISHED_CODE = Path(__file__).with_name("published_code.txt")
-# Keys of config.json that make transformers fetch code or weights from elsewhere.
-FETCHING_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
+# Keys that make transformers fetch code or weights from elsewhere, or say that another key does.
+FETCHING_KEYS = (
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
+    "_experts_implementation", "_experts_implementation_internal", "quantization_config", "custom_pipelines",
+    "transformers_weights", "attribute_map", "fast_tokenizer_files", "peft_config", "adapter_config",
+)  # fmt: skip
+INDEX = "model.safetensors.index.json"
 
 
 def model_folder(run: str) -> Path:
@@ -69,13 +76,11 @@ def check_links(folder: Path) -> None:
     """
     home = folder.resolve()
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
-    for path in sorted(folder.iterdir()):
-        if path.name == CHECKPOINTS:
-            continue
+    for path in sorted(entries_of(folder)):
         try:
             real = path.resolve()
             is_blob = real.parent == blobs and BLOB.fullmatch(real.name) is not None
-            is_inside = real == home / path.name or home in real.parents
+            is_inside = home in real.parents
             status = path.stat()
         except (OSError, RuntimeError):  # it leads nowhere, or in a circle
             raise LyricGPTError(f"{path} is a link that leads nowhere; remove it, or restore the file") from None
@@ -88,6 +93,14 @@ def check_links(folder: Path) -> None:
                 f"{path} is a hard link: the same file has another name elsewhere. If it belongs to this run, copy the folder "
                 f"(cp -r {folder} COPY) and use the copy"
             )
+
+
+def entries_of(folder: Path) -> Iterator[Path]:
+    """Everything in a folder at any depth, its checkpoints aside; folders that are links are named, and not entered."""
+    for parent, folders, files in os.walk(folder):
+        if Path(parent) == folder and CHECKPOINTS in folders:
+            folders.remove(CHECKPOINTS)
+        yield from (Path(parent) / name for name in (*folders, *files))
 
 
 def todays_code() -> dict[str, bytes]:
@@ -121,7 +134,8 @@ def check_code(folder: Path) -> None:
             raise LyricGPTError(
                 f"{folder / name} would bring other code or weights; {own}: delete it to go on without it"
             )
-    for name in ("config.json", "tokenizer_config.json"):
+    read_settings(folder / INDEX, WeightsIndex)  # names no file elsewhere
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         values = read_settings(folder / name)
         for value in names_of_code(values.get("auto_map")):
             if not OWN_CLASS.fullmatch(value):
@@ -137,23 +151,20 @@ def check_code(folder: Path) -> None:
 
 def names_of_code(auto_map: Any) -> list[str]:
     """The names in an `auto_map`, whatever it is made of."""
-    if isinstance(auto_map, dict):
-        auto_map = list(auto_map.values())
-    if isinstance(auto_map, (list, tuple)):
-        return [name for value in auto_map for name in names_of_code(value)]
-    return [] if auto_map is None else [str(auto_map)]
+    names, parts = [], [auto_map]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict | list | tuple):
+            parts += part.values() if isinstance(part, dict) else part
+        elif part is not None:
+            names.append(str(part))
+    return names
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """A configuration of transformers as a dictionary; empty if there is no such file.
+def read_settings(path: Path, kind: Any = dict[str, Any]) -> Any:
+    """Settings that transformers wrote, those that a type of `record_types` lists; empty if there is no such file.
 
     Raises:
-        LyricGPTError: it is none.
+        LyricGPTError: they are none, or one of them is not what it should be.
     """
-    try:
-        values = read_json(path) if path.exists() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise LyricGPTError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise LyricGPTError(f"{path} holds a {type(values).__name__}, not settings: {json.dumps(values)[:100]}")
-    return values
+    return read_record(path, kind) if path.exists() else {}

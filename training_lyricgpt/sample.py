@@ -7,20 +7,18 @@ Notable:
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TextIO
 
 import torch
 from transformers import set_seed
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils import logging
 
-from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
+from modeling_lyricgpt import LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 from tokenization_lyricgpt.tokenization_lyricgpt import UnknownCharacterError, describe_characters
 
 from . import LyricGPTError
-from .run_folder import model_folder, read_settings
+from .loading import load_run
 from .terminal import command
 
 
@@ -46,41 +44,6 @@ class CharacterStreamer(BaseStreamer):
     def end(self) -> None:
         self.file.write("\n")
         self.file.flush()
-
-
-def load_run(run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
-    """Model (in evaluation mode) and tokenizer of a run folder or a Hub id; the code is that of this installation.
-
-    Raises:
-        LyricGPTError: there is none, or it is no LyricGPT, or its code is not this project's.
-    """
-    return load_model(model_folder(run), run)
-
-
-def load_model(folder: Path, run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
-    """As `load_run`, of a folder that was looked at, or that this process has written itself.
-
-    Args:
-        run: What messages call it.
-    """
-    logging.disable_progress_bar()
-    kind = read_settings(folder / "config.json").get("model_type")
-    if kind != LyricGPTConfig.model_type:
-        raise LyricGPTError(f"{run} holds a model of type {kind!r}, not a LyricGPT")
-    try:
-        options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
-        model, loading = LyricGPTForCausalLM.from_pretrained(folder, **options)
-        tokenizer = LyricGPTTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # of a dozen kinds, tokenizers' own among them, and each says what it is
-        raise LyricGPTError(f"no model could be loaded from {run!r}: {type(error).__name__}: {error}") from error
-    if wrong := [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in loading[kind]]:
-        raise LyricGPTError(f"the weights in {run} do not fit its config.json; the first that differs: {wrong[0]}")
-    if model.config.vocab_size != len(tokenizer):
-        raise LyricGPTError(
-            f"{run}: the model has {model.config.vocab_size} tokens and the tokenizer {len(tokenizer)}; they do not "
-            "belong together"
-        )
-    return model.eval(), tokenizer
 
 
 def encode_prompt(tokenizer: LyricGPTTokenizer, prompt: str) -> tuple[dict[str, torch.Tensor], str | None]:
