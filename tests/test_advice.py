@@ -68,6 +68,7 @@ def test_a_large_corpus_needs_no_advice():
     assert advise(arguments(max_steps=1000), 0.0, 1_003_848) is None
 
 
+@pytest.mark.slow
 def test_a_run_says_its_advice_once_after_the_first_evaluation(tmp_path):
     command = {
         "output_dir": tmp_path / "run",

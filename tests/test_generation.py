@@ -101,6 +101,7 @@ def test_a_seed_gives_the_song_that_transformers_own_loop_gives(model, mode, len
     assert torch.equal(ours_next, theirs_next)  # not a random number more or less
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["classic", "modern"])
 def test_drafts_leave_the_distribution_as_it_is(variant):
     """All songs of three characters, their probabilities computed, against how often each is drawn."""

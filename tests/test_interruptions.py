@@ -47,6 +47,7 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_signal_during_an_evaluation_leaves_it_undone_and_the_next_start_does_it(start, tmp_path):
     # Everything is evaluated, which takes seconds; a checkpoint is written just before.
     values = TINY | {"hidden_size": 128, "num_hidden_layers": 3, "max_steps": 10, "eval_batches": 100_000}
@@ -64,6 +65,7 @@ def test_a_signal_during_an_evaluation_leaves_it_undone_and_the_next_start_does_
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_first_evaluation_leaves_a_folder_that_begins_again(start, tmp_path):
     values = TINY | {"hidden_size": 128, "num_hidden_layers": 3, "max_steps": 2, "eval_batches": 100_000}
     command = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "run")]
@@ -91,6 +93,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(tmp_pat
     assert all(value.isfinite().all() for value in best.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_gradient_that_is_not_finite_stops_the_run_at_its_step(tmp_path, stopped):
     """The loss of a step is finite, its gradient is not: a hook makes one so in the seventh step."""
@@ -128,6 +131,7 @@ except LyricGPTError as error:
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(tiny_run, tmp_path):
     # No file may grow beyond the weights' size: the optimizer's state, twice that, cannot be written.
     weights = (tiny_run / "model.safetensors").stat().st_size
@@ -145,6 +149,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     assert_refused(train(output_dir="/proc/lyricgpt"), "cannot be written", "same command again")
 
 
+@pytest.mark.slow
 def test_the_second_of_two_runs_on_one_folder_refuses(start, tmp_path):
     values = TINY | {"max_steps": 100_000, "output_dir": tmp_path / "run"}
     command = [sys.executable, "train_hf.py", *options(**values)]
@@ -189,6 +194,7 @@ def endless(folder, **values):
     return [sys.executable, "train_hf.py", *map(str, options(**ENDLESS | {"output_dir": folder} | values))]
 
 
+@pytest.mark.slow
 def test_a_terminal_that_closes_stops_a_run_which_saves_first(tmp_path):
     process, terminal = pty.fork()
     if process == 0:
@@ -236,6 +242,7 @@ def test_a_run_whose_output_nobody_reads_any_more_saves_and_says_so(start, tmp_p
     assert list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
+@pytest.mark.slow
 def test_a_run_whose_output_is_on_a_full_disk_ends_complete_and_says_so(tmp_path):
     command = shlex.join([sys.executable, "train_hf.py", *map(str, options(**TINY, output_dir=tmp_path / "run"))])
     result = run(["sh", "-c", f"{command} > /dev/full"])
@@ -245,6 +252,7 @@ def test_a_run_whose_output_is_on_a_full_disk_ends_complete_and_says_so(tmp_path
     assert [row["step"] for row in metrics(tmp_path / "run")] == [0, 10, 20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_folder_that_is_moved_away_while_a_run_trains_in_it_is_noticed(start, tmp_path, replaced):
     process = start(endless(tmp_path / "run", save_interval=50))
@@ -263,6 +271,7 @@ def test_a_folder_that_is_moved_away_while_a_run_trains_in_it_is_noticed(start, 
     assert_succeeds(train(**ENDLESS | {"max_steps": steps, "save_interval": 50}, output_dir=tmp_path / "elsewhere"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_deleted_is_written_again_before_it_is_said_to_be_saved(start, tmp_path):
     values = {"hidden_size": 128, "num_hidden_layers": 3, "max_steps": 10, "eval_interval": 10, "eval_batches": 100_000}
     process = start(endless(tmp_path / "run", save_interval=10, **values))
@@ -286,6 +295,7 @@ def train_with(environment, **values):
     return python("train_hf.py", *options(**TINY | values), **environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "MPLCONFIGDIR", "TMPDIR"])
 def test_a_home_of_another_package_that_cannot_be_written_is_no_traceback(tmp_path, name):
     (tmp_path / "file").write_text("")
@@ -294,6 +304,7 @@ def test_a_home_of_another_package_that_cannot_be_written_is_no_traceback(tmp_pa
     assert "Traceback" not in result.stderr and result.returncode in (0, 1)
 
 
+@pytest.mark.slow
 def test_characters_that_an_output_cannot_hold_are_written_as_escapes(tmp_path):
     songs = "".join(f"Ä,夜{n},{'さくら と 海 と 風 と ' * 9}{n}\n" for n in range(30))
     (tmp_path / "ja.csv").write_text("artist,song,text\n" + songs, encoding="utf-8")

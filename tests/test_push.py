@@ -135,6 +135,7 @@ def test_a_push_of_the_same_run_makes_no_second_commit_and_proves_the_first(tiny
     assert hub.commits("you/tiny") == [commit]
 
 
+@pytest.mark.slow
 def test_a_push_replaces_what_an_earlier_one_wrote_and_leaves_the_rest(tiny_run, staged, hub):
     old = {"README.md": b"old", "quality.json": b"{}", "model-00001-of-00002.safetensors": b"", "photo.jpg": b"mine"}
     put(hub, staged, **old)

@@ -68,6 +68,7 @@ def test_the_requirements_are_the_bounds_of_this_project_and_bring_torch_without
         assert f'"{requirement}"' in project, requirement
 
 
+@pytest.mark.slow
 def test_a_name_message_and_visibility_of_ones_own_are_taken(tiny_run, hub):
     result = push_to(hub, tiny_run, "you/tiny", "--space=band/sings", "--message=First", "--public")
     assert result.returncode == 0, result.stderr
@@ -83,6 +84,7 @@ def test_a_name_message_and_visibility_of_ones_own_are_taken(tiny_run, hub):
     assert space.variables["MODEL"]["value"] == "band/tiny"
 
 
+@pytest.mark.slow
 def test_a_space_of_somebody_elses_making_is_left_alone(tiny_run, hub):
     hub.create("you/tiny-demo", kind="spaces")
     theirs = hub.commit_as("you", "you/tiny-demo", {"app.py": b"import gradio"}, kind="spaces")

@@ -184,6 +184,7 @@ def test_accumulating_gradients_changes_nothing_but_rounding(tmp_path):
             assert other["val_loss"] == pytest.approx(one["val_loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_curves_of_one_and_go_on_as_one(tmp_path):
     values = {"dropout": 0.0, "lr_schedule": "constant"}
     two = TINY | values | {"output_dir": tmp_path / "two"}

@@ -357,8 +357,8 @@ def check_arguments(args: Arguments) -> None:
         if getattr(args, name) is not None and not 1 <= getattr(args, name) <= LARGEST:
             raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1, and at most {LARGEST:,}")
     for name in ("learning_rate", "muon_learning_rate"):
-        if not 0 < getattr(args, name) <= LARGEST:
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be above 0, and at most {LARGEST:,}")
+        if not 0 < getattr(args, name) < float("inf"):
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be above 0")
     for name in (
         "min_learning_rate",
         "weight_decay",
@@ -367,8 +367,8 @@ def check_arguments(args: Arguments) -> None:
         "early_stopping",
         "quality_songs",
     ):
-        if not 0 <= getattr(args, name) <= LARGEST:
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be 0 or more, and at most {LARGEST:,}")
+        if not 0 <= getattr(args, name) < float("inf"):
+            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be 0 or more")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 0 and below 1")
