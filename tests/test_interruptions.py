@@ -213,6 +213,7 @@ def test_a_terminal_that_closes_stops_a_run_which_saves_first(tmp_path):
     assert_succeeds(result)
 
 
+@pytest.mark.slow
 def test_a_hangup_saves_like_the_other_signals_and_nohup_goes_on(start, tmp_path):
     process = start(endless(tmp_path / "run"))
     wait_for((tmp_path / "run" / "model.safetensors").exists, process)
@@ -321,6 +322,7 @@ def test_characters_that_an_output_cannot_hold_are_written_as_escapes(tmp_path):
         assert "\\u" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_song_whose_reader_has_gone_ends_without_a_word(tiny_run):
     sample = shlex.join([sys.executable, "-m", "training_lyricgpt.sample", str(tiny_run), "--num_samples=50"])
     result = run(["sh", "-c", f"{sample} | head -c 50"])

@@ -99,6 +99,7 @@ def test_killed_anywhere_and_started_again_it_gives_the_same_bytes(tmp_path, cor
     assert contents(cache) == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_processes_that_come_at_once_do_the_work_once(tmp_path, corpus):
     processes = [start(tmp_path / "cache", corpus) for _ in range(3)]
     for process in processes:
@@ -119,6 +120,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, workers, limi
     assert left == []
 
 
+@pytest.mark.slow
 def test_several_workers_write_what_one_writes(tmp_path, corpus):
     for workers in (None, 1, 2):
         start(tmp_path / str(workers), corpus, workers=workers).join()

@@ -201,6 +201,7 @@ def test_a_change_by_somebody_else_during_the_push_is_noticed(tiny_run, hub):
     assert [commit.author for commit in hub.commits("you/tiny")] == ["other"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["request", "response"])
 def test_a_push_that_lost_its_connection_goes_on_when_it_is_started_again(tiny_run, hub, cut):
     hub.fault("/commit/", cut=cut)

@@ -271,6 +271,7 @@ print(json.dumps(told(config, model.model, model, tokenizer) | {"adapted": adapt
 """
 
 
+@pytest.mark.slow
 def test_weights_merged_with_lora_are_a_model_like_any_other(place, tmp_path):
     folder = tmp_path / "merged"
     merged = looked(MERGE, tmp_path / "cache", place / "songs", folder)

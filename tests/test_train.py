@@ -132,7 +132,7 @@ def test_a_run_without_its_last_checkpoint_goes_back_and_writes_every_step_once(
     assert_same_run(folder, tiny_run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number, tmp_path):
     values = TINY | {"max_steps": 400, "eval_interval": 200, "lr_schedule": "constant"}
     command = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "stopped")]
