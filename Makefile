@@ -10,7 +10,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
 # The tests whose outcome depends on how a processor rounds.
-NUMERIC := $(addprefix tests/test_,conditioning.py cpu_kernels.py evaluation.py generation.py modeling.py optimization.py twins.py)
+NUMERIC := $(addprefix tests/test_,conditioning.py cpu_kernels.py evaluation.py generation.py modeling.py optimization.py stock.py)
 
 .PHONY: train test test-slow test-numeric test-versions lint format demo clean
 

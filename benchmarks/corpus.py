@@ -45,7 +45,7 @@ def write_corpus(path: Path, size_mb: float, seed: int = 0) -> None:
     """Writes a CSV in the Spotify schema of about `size_mb` million bytes; the same for the same arguments."""
     import pandas as pd
 
-    from training_lyricgpt.evaluation import words
+    from training_lyricgpt.quality.metrics import words
 
     draw = np.random.default_rng(seed)
     vocabulary = sorted(
@@ -79,8 +79,8 @@ def write_corpus(path: Path, size_mb: float, seed: int = 0) -> None:
 def prepared(path: Path, *options: str) -> Callable[[], dict]:
     """LyricGPT: all that training needs before its first step."""
     from training_lyricgpt.arguments import parse_arguments
-    from training_lyricgpt.devices import keep_freed_memory
-    from training_lyricgpt.tokens import load_corpus
+    from training_lyricgpt.corpus.cache import load_corpus
+    from training_lyricgpt.engine.devices import keep_freed_memory
 
     args = parse_arguments([f"--dataset={path}", "--output_dir=unused", *options])
     keep_freed_memory()  # as train_hf.py does
@@ -165,10 +165,10 @@ def tokenizing(path: Path, num_proc: int | None) -> Callable[[], dict]:
     """LyricGPT's tokenizing stage alone, its songs read beforehand."""
     from tokenization_lyricgpt import LyricGPTTokenizer
     from training_lyricgpt.arguments import parse_arguments
-    from training_lyricgpt.corpus import read_songs
-    from training_lyricgpt.devices import keep_freed_memory
-    from training_lyricgpt.splitting import Part, lay_out
-    from training_lyricgpt.streams import write_stream
+    from training_lyricgpt.corpus.songs import read_songs
+    from training_lyricgpt.corpus.splitting import Part, lay_out
+    from training_lyricgpt.corpus.writing import write_stream
+    from training_lyricgpt.engine.devices import keep_freed_memory
 
     args = parse_arguments([f"--dataset={path}", "--output_dir=unused"])
     folder = Path(os.environ["LYRICGPT_CACHE"])
@@ -187,7 +187,8 @@ def tokenizing(path: Path, num_proc: int | None) -> Callable[[], dict]:
 def drawing(path: Path) -> Callable[[], dict]:
     """Batches of 64 windows of 256 from a prepared corpus."""
     from training_lyricgpt.arguments import parse_arguments
-    from training_lyricgpt.tokens import batch_offsets, load_corpus
+    from training_lyricgpt.corpus.cache import load_corpus
+    from training_lyricgpt.corpus.streams import batch_offsets
 
     args = parse_arguments([f"--dataset={path}", "--output_dir=unused", "--near_duplicates=ignore"])
     stream = load_corpus(args).train

@@ -19,9 +19,9 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training_lyricgpt import LyricGPTError
-from training_lyricgpt.initialization import shape_of
-from training_lyricgpt.loading import load_run
-from training_lyricgpt.reports import read_metrics
+from training_lyricgpt.engine.metrics import read_metrics
+from training_lyricgpt.model.initialization import Parent
+from training_lyricgpt.model.loading import load_run
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONTENDERS = {
@@ -59,7 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps < 4:
         parser.error(f"--steps is {args.steps}; it must be at least 4")
-    shape = {name: value for name, value in shape_of(*load_run(args.base)).items() if value is not None}
+    shape = {name: value for name, value in Parent(*load_run(args.base), "").shape.items() if value is not None}
     corpus = args.output_dir / f"{args.dataset.stem}-{args.kilobytes:g}.csv"
     count = cut_corpus(args.dataset, args.kilobytes, corpus)
     every = args.steps // 4

@@ -10,7 +10,7 @@ The runs it was written for (about 20 minutes each; the same with `--variant mod
 
 All in one process and in turns, medians over rounds; float32, batch 1 and 16. The prompts begin songs that the models
 have not seen. Notable:
-- GPT-2 is the exact twin of the classic run: the same weights, the same distribution. It stops at its block.
+- GPT-2 is the stock model of the classic run: the same weights, the same distribution. It stops at its block.
 - `transformers' loop` is LyricGPT as it would generate without its own loop: no drafts, no fused matrices.
 - The floor is what one character's products of vector and matrix cost when nothing else is done.
 - The end of a song is kept from ending it: every contender writes the length asked for.
@@ -36,11 +36,11 @@ from modeling_lyricgpt import LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import load_arguments
-from training_lyricgpt.devices import use_all_cores
-from training_lyricgpt.loading import load_run
-from training_lyricgpt.reports import read_metrics
-from training_lyricgpt.tokens import load_run_corpus
-from training_lyricgpt.twins import make_twin
+from training_lyricgpt.corpus.cache import load_run_corpus
+from training_lyricgpt.engine.devices import use_all_cores
+from training_lyricgpt.engine.metrics import read_metrics
+from training_lyricgpt.model.loading import load_run
+from training_lyricgpt.model.stock import make_stock
 
 PROMPT_LENGTH = 32
 # Characters at the beginning and the end of a song whose speeds are compared.
@@ -143,7 +143,7 @@ def contenders(
 ) -> dict[str, Callable[[], float]]:
     """What is measured, by name; each call gives the speed of one song in characters a second."""
     batch_size = len(prompts)
-    twin = make_twin(classic)
+    stock = make_stock(classic)
     block_size = classic.config.max_position_embeddings
 
     def timed(name: str, model: LyricGPTForCausalLM) -> float:
@@ -157,12 +157,12 @@ def contenders(
 
     few = max(8, characters // 50)
     return {
-        "GPT-2, generate": lambda: write(twin, prompts, min(characters, block_size - PROMPT_LENGTH)),
+        "GPT-2, generate": lambda: write(stock, prompts, min(characters, block_size - PROMPT_LENGTH)),
         "LyricGPT classic": lambda: timed("LyricGPT classic", classic),
         "LyricGPT modern": lambda: timed("LyricGPT modern", modern),
         "classic, transformers' loop": lambda: write(classic, prompts, 200, return_dict_in_generate=True),
         "modern, transformers' loop": lambda: write(modern, prompts, 200, return_dict_in_generate=True),
-        "GPT-2, bare cached forward": lambda: read_with_cache(twin, prompts, block_size - PROMPT_LENGTH),
+        "GPT-2, bare cached forward": lambda: read_with_cache(stock, prompts, block_size - PROMPT_LENGTH),
         "no cache, the whole block": lambda: write_without_cache(classic, prompts, few),
         "floor: bare products": lambda: multiply_only(classic, batch_size, 200),
     }

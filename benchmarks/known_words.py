@@ -16,11 +16,11 @@ from tqdm import trange
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training_lyricgpt import LyricGPTError
-from training_lyricgpt.devices import use_all_cores
-from training_lyricgpt.evaluation import words
-from training_lyricgpt.loading import load_run
-from training_lyricgpt.sample import write_song
-from training_lyricgpt.tokens import load_run_corpus
+from training_lyricgpt.corpus.cache import load_run_corpus
+from training_lyricgpt.engine.devices import use_all_cores
+from training_lyricgpt.model.loading import load_run
+from training_lyricgpt.model.songs import write_song
+from training_lyricgpt.quality.metrics import words
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 Each song gets a copy in which a share of its words is replaced, its commas are gone, some lines are in capitals and the last four
 are sung again. Then every fourth song gets such a copy at 3%, and the corpus is split as if nobody looked, with groups kept
-together, and with copies left out; held-out songs with a twin in training are counted each time.
+together, and with copies left out; held-out songs with a near-duplicate in training are counted each time.
 """
 
 import argparse
@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.near_duplicates import find_near_duplicates
-from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.corpus.cache import load_corpus
+from training_lyricgpt.corpus.near_duplicates import find_near_duplicates
 
 REPLACED = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2)
 
@@ -60,7 +60,9 @@ def main() -> None:
         others = len(texts) - len(np.unique(originals)) + int((~found & np.isin(copies, originals)).sum())
         print(f"| {share:.0%} | {found.mean():.0%} | {others} |")
 
-    print("\n| near-duplicates | training songs | held out | of them with a twin in training |\n|---|---|---|---|")
+    print(
+        "\n| near-duplicates | training songs | held out | of them with a near-duplicate in training |\n|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LYRICGPT_CACHE"] = folder
         path = Path(folder) / "songs.csv"
@@ -73,9 +75,11 @@ def main() -> None:
             corpus = load_corpus(
                 parse_arguments([f"--dataset={path}", "--output_dir=unused", f"--near_duplicates={mode}"])
             )
-            twins = corpus.report["near_duplicates"]["validation_songs_with_twin_in_training"]
+            straddling = corpus.report["near_duplicates"]["validation_songs_with_twin_in_training"]
             songs = corpus.report["songs_in"]
-            print(f"| {mode} | {songs['train']} | {songs['validation']} | {twins.get('as_split', twins['as_drawn'])} |")
+            print(
+                f"| {mode} | {songs['train']} | {songs['validation']} | {straddling.get('as_split', straddling['as_drawn'])} |"
+            )
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from corpus import write_corpus
 
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.originality import TrainingIndex
-from training_lyricgpt.tokens import load_corpus, stream_text
+from training_lyricgpt.corpus.cache import load_corpus
+from training_lyricgpt.corpus.streams import stream_text
+from training_lyricgpt.quality.copies import TrainingIndex
 
 WINDOW = 50
 

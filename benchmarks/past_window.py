@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from modeling_lyricgpt import LyricGPTForCausalLM
 from modeling_lyricgpt.generation_lyricgpt import IncrementalDecoder
 from training_lyricgpt import LyricGPTError
-from training_lyricgpt.devices import use_all_cores
-from training_lyricgpt.loading import load_run
-from training_lyricgpt.tokens import load_run_corpus
+from training_lyricgpt.corpus.cache import load_run_corpus
+from training_lyricgpt.engine.devices import use_all_cores
+from training_lyricgpt.model.loading import load_run
 
 
 @torch.no_grad()

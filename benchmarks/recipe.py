@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from training_lyricgpt.reports import read_metrics
+from training_lyricgpt.engine.metrics import read_metrics
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHAPE = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "block_size": 128, "batch_size": 32}

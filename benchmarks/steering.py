@@ -21,10 +21,11 @@ from transformers import set_seed
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training_lyricgpt import LyricGPTError
-from training_lyricgpt.conditioning import without_header
-from training_lyricgpt.devices import use_all_cores
-from training_lyricgpt.loading import load_run
-from training_lyricgpt.tokens import load_run_corpus, stream_text
+from training_lyricgpt.corpus.cache import load_run_corpus
+from training_lyricgpt.corpus.headers import without_header
+from training_lyricgpt.corpus.streams import stream_text
+from training_lyricgpt.engine.devices import use_all_cores
+from training_lyricgpt.model.loading import load_run
 
 PROJECT = Path(__file__).resolve().parent.parent
 SONGS, WORDS, SAMPLES, SAMPLED = 600, 40, 16, 200

@@ -38,11 +38,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_hf
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.devices import keep_freed_memory, micro_batch_count, start_accelerator, use_all_cores
-from training_lyricgpt.initialization import build_model
-from training_lyricgpt.optimization import Muon
-from training_lyricgpt.planning import flops_per_character
-from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.corpus.cache import load_corpus
+from training_lyricgpt.engine.devices import keep_freed_memory, micro_batch_count, start_accelerator, use_all_cores
+from training_lyricgpt.engine.optimization import Muon
+from training_lyricgpt.engine.planning import flops_per_character
+from training_lyricgpt.model.initialization import build_model
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 LAYERS, HEADS, WIDTH, VOCABULARY, BATCH, BLOCK = 6, 6, 384, 77, 64, 256
@@ -150,10 +150,10 @@ def lyricgpt(variant: str, dropout: float) -> Callable[[int], None]:
         path.write_text(text)
         args = parse_arguments([f"--config={config}", f"--dataset={path}", f"--dropout={dropout}"])
         keep_freed_memory()
-        accelerator = start_accelerator(args)
-        accelerator.gradient_accumulation_steps = micro_batch_count(args, accelerator)
+        accelerator = start_accelerator(args, args)
+        accelerator.gradient_accumulation_steps = micro_batch_count(args, args, accelerator)
         corpus = load_corpus(args)
-        model, optimizers = train_hf.prepare(args, accelerator, build_model(args, corpus))
+        model, optimizers = train_hf.prepare(args, accelerator, build_model(args, args.seed, corpus.tokenizer))
     model.train()
     return lambda index: train_hf.train_step(args, corpus, accelerator, model, optimizers, index)
 

@@ -35,7 +35,7 @@ TYPOGRAPHY = {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—":
 torch.set_num_threads(1)
 if Path(MODEL).is_dir():  # a run folder, beside LyricGPT itself: nothing in it is run
     from training_lyricgpt import LyricGPTError
-    from training_lyricgpt.loading import load_run
+    from training_lyricgpt.model.loading import load_run
 
     try:
         model, tokenizer = load_run(MODEL)

@@ -137,7 +137,7 @@ def isolated(code, *arguments, cwd="/"):
 def read_songs_of(dataset, **values):
     """Artist, title and text of each song in the order of the files, raw unless told otherwise, and the report."""
     from training_lyricgpt.arguments import parse_arguments
-    from training_lyricgpt.corpus import read_songs
+    from training_lyricgpt.corpus.songs import read_songs
 
     given = options(dataset=dataset, output_dir="unused", **({"cleaning": "none"} | values))
     with tempfile.TemporaryDirectory() as folder:

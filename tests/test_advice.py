@@ -6,8 +6,8 @@ import re
 import pytest
 from conftest import SAMPLE_LYRICS, train
 
-from training_lyricgpt.advice import advise, epochs, epochs_that_help
 from training_lyricgpt.arguments import parse_arguments
+from training_lyricgpt.engine.advice import advise, epochs, epochs_that_help
 
 
 def arguments(**values):
@@ -36,7 +36,7 @@ def test_the_rule_is_within_a_factor_of_two_of_what_was_measured(values, dropout
 
 
 def test_a_run_that_reads_a_small_corpus_often_is_told_dropout_steps_and_weight_decay():
-    advice = advise(arguments(max_steps=1000, warmup_steps=100), 0.0, 202_957)
+    advice = advise(*2 * [arguments(max_steps=1000, warmup_steps=100)], 0.0, 202_957)
     assert "202,957 characters" in advice and "20.2 times" in advice
     assert "--dropout 0.2 --max_steps 500" in advice
     assert "--weight_decay 0.5" in advice and "--init_from" in advice
@@ -45,7 +45,7 @@ def test_a_run_that_reads_a_small_corpus_often_is_told_dropout_steps_and_weight_
 
 def test_what_is_set_already_is_not_advised_again():
     args = arguments(max_steps=5000, weight_decay=0.5, init_from="runs/x")
-    advice = advise(args, 0.2, 202_957)
+    advice = advise(args, args, 0.2, 202_957)
     assert "--max_steps" in advice
     assert not any(name in advice for name in ("--dropout", "--weight_decay", "--init_from"))
 
@@ -54,18 +54,21 @@ def test_what_is_set_already_is_not_advised_again():
 @pytest.mark.parametrize("characters", [3_000, 45_000, 202_957, 1_003_848])
 def test_the_advised_steps_are_fewer_and_within_what_helps_or_the_warmup(optimizer, characters):
     args = arguments(optimizer=optimizer, max_steps=20_000, warmup_steps=20)
-    for steps in numbers(r"--max_steps (\d+)", advise(args, 0.0, characters)):
-        args.max_steps = int(steps)
-        assert epochs(args, characters) <= 1.1 * epochs_that_help(args, 0.2) or steps == 2 * args.warmup_steps
+    for steps in numbers(r"--max_steps (\d+)", advise(args, args, 0.0, characters)):
+        args = args.replace(max_steps=int(steps))
+        assert (
+            epochs(args, args.block_size, characters) <= 1.1 * epochs_that_help(args, 0.2)
+            or steps == 2 * args.warmup_steps
+        )
 
 
 def test_a_run_that_follows_the_advice_gets_none():
-    assert advise(arguments(max_steps=500, warmup_steps=50, dropout=0.2), 0.2, 202_957) is None
-    assert advise(arguments(max_steps=200, warmup_steps=50), 0.0, 202_957) is None
+    assert advise(*2 * [arguments(max_steps=500, warmup_steps=50, dropout=0.2)], 0.2, 202_957) is None
+    assert advise(*2 * [arguments(max_steps=200, warmup_steps=50)], 0.0, 202_957) is None
 
 
 def test_a_large_corpus_needs_no_advice():
-    assert advise(arguments(max_steps=1000), 0.0, 1_003_848) is None
+    assert advise(*2 * [arguments(max_steps=1000)], 0.0, 1_003_848) is None
 
 
 @pytest.mark.slow

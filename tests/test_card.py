@@ -23,17 +23,19 @@ from test_train import record_but_for_times
 
 from modeling_lyricgpt import LyricGPTConfig
 from modeling_lyricgpt.compat_lyricgpt import NEWEST, OLDEST
-from push_to_hub import shareable_arguments
-from training_lyricgpt import LyricGPTError, records
+from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, load_arguments
-from training_lyricgpt.assessment import SHOWN_EVALUATIONS
-from training_lyricgpt.card import model_card
+from training_lyricgpt.card.assessment import SHOWN_EVALUATIONS
+from training_lyricgpt.card.card import model_card
+from training_lyricgpt.card.licences import licence_metadata
+from training_lyricgpt.card.provenance import has_public_dataset
+from training_lyricgpt.card.records import read_records
+from training_lyricgpt.engine import environment
+from training_lyricgpt.engine.environment import note_start, read_environment
+from training_lyricgpt.engine.metrics import best_evaluation, read_metrics
 from training_lyricgpt.files import read_json
-from training_lyricgpt.licences import licence_metadata
-from training_lyricgpt.provenance import has_public_dataset
+from training_lyricgpt.hub.staging import shareable_settings
 from training_lyricgpt.record_types import PACKAGES, Corpus, Evaluation, Quality, Songs, Start, parse_record
-from training_lyricgpt.records import note_start, read_environment, read_records
-from training_lyricgpt.reports import best_evaluation, read_metrics
 
 SECTIONS = [
     "Use",
@@ -78,8 +80,7 @@ def text_run(tmp_path_factory):
 
 
 def records_of(folder):
-    args, corpus = load_arguments(folder / "run.yaml"), read_json(folder / "corpus.json")
-    return read_records(folder, args, corpus, read_metrics(folder))
+    return read_records(folder, read_json(folder / "corpus.json"), read_metrics(folder))
 
 
 def blocks(text, language):
@@ -189,7 +190,9 @@ def test_no_figure_is_typed(judged_run):
         draw = random.Random(seed)
         names = ("corpus", "rows", "quality", "songs", "environment")
         drawn = {name: with_other_numbers(getattr(ours, name), draw) for name in names}
-        drawn["args"] = Arguments(**with_other_numbers(ours.args.to_dict() | {"data_license": "mit"}, draw))
+        shape = {"hidden_size": 8 * draw.randrange(20, 200), "num_attention_heads": 4, "sliding_window": None}
+        settings = with_other_numbers(ours.args.to_dict() | {"data_license": "mit"}, draw) | shape
+        drawn["args"] = Arguments(**settings)
         config = ours.config.to_dict() | {"hidden_size": 8 * draw.randrange(20, 200), "hidden_dropout": draw.random()}
         config |= {
             "num_hidden_layers": draw.randrange(11, 20),
@@ -291,9 +294,12 @@ def test_whatever_a_song_a_name_or_a_corpus_holds_the_page_keeps_its_form(named_
     plain = str(model_card(ours))
     song = f"---\nlicense: mit\n---\n# {HOSTILE}\n\n````\n</pre><script>\n| x | y |\n\r\n~~~\n"
     theirs = copy.deepcopy(ours)
-    theirs.args.output_dir = f"runs/{HOSTILE.replace('/', '')}: 'x' #"
-    theirs.args.data_license = f"--- {HOSTILE}: see https://example.org/licence"
-    theirs.args.sample_prompt = theirs.songs["prompt"] = HOSTILE
+    theirs.songs["prompt"] = HOSTILE
+    theirs.args = theirs.args.replace(
+        output_dir=f"runs/{HOSTILE.replace('/', '')}: 'x' #",
+        data_license=f"--- {HOSTILE}: see https://example.org/licence",
+        sample_prompt=HOSTILE,
+    )
     theirs.corpus["files"][0]["name"] = f"--- {HOSTILE}\n---\n.csv"
     theirs.corpus["remarks"] = [HOSTILE]
     for shown in theirs.songs["songs"]:
@@ -383,8 +389,8 @@ def test_a_page_keeps_its_form_whatever_stands_in_any_text_of_a_record(named_run
                 with contextlib.suppress(LyricGPTError):
                     parse_record(json.dumps(changed), kind, Path(name), "")
                     put(record, place, changed_text(changed, place))
-        for field in ("dataset", "output_dir", "init_from", "data_license", "sample_prompt"):
-            setattr(theirs.args, field, hostile(draw))
+        fields = ("dataset", "output_dir", "init_from", "data_license", "sample_prompt")
+        theirs.args = theirs.args.replace(**{field: hostile(draw) for field in fields})
         card = ModelCard(str(model_card(theirs)))
         assert form_of(card.text) == form_of(shaped_like(theirs, ours))
         for block in blocks(card.text, "python"):
@@ -407,7 +413,7 @@ def shaped_like(theirs, ours):
             if changed_text(getattr(theirs, name), place) != changed_text(getattr(ours, name), place):
                 put(getattr(plain, name), place, "x")
     for field in ("dataset", "output_dir", "init_from", "data_license", "sample_prompt"):
-        setattr(plain.args, field, "x")
+        plain.args = plain.args.replace(**{field: "x"})
     return ModelCard(str(model_card(plain))).text
 
 
@@ -449,9 +455,9 @@ def test_a_text_file_is_a_document_and_its_end_is_held_out(text_run):
 
 def test_what_was_done_with_duplicates_is_said(judged_run):
     ours = records_of(judged_run)
-    twins = {"as_drawn": 4, "as_split": 0}
+    straddling = {"as_drawn": 4, "as_split": 0}
     ours.corpus["near_duplicates"] = {"mode": "group", "clusters": 2, "songs": 5, "left_out": 0}
-    ours.corpus["near_duplicates"]["validation_songs_with_twin_in_training"] = twins
+    ours.corpus["near_duplicates"]["validation_songs_with_twin_in_training"] = straddling
     ours.corpus |= {"duplicates": 3, "skipped_empty": 2}
     data = section(str(model_card(ours)), "Data")
     assert "Near-duplicates: 5 songs in 2 groups; each group kept on one side of the split" in data
@@ -495,7 +501,7 @@ def test_many_evaluations_and_many_files_stay_readable(judged_run):
 def test_a_licence_is_what_was_stated(judged_run, stated, fields):
     assert licence_metadata(stated) == fields
     ours = records_of(judged_run)
-    ours.args.data_license = stated
+    ours.args = ours.args.replace(data_license=stated)
     card = model_card(ours)
     assert {name: value for name, value in card.data.to_dict().items() if name.startswith("license")} == fields
     text = section(card.text, "Licence")
@@ -522,8 +528,8 @@ class Machine:
 
 def test_a_start_with_other_versions_is_noted_and_one_that_left_nothing_is_not(tmp_path, monkeypatch):
     def start(step, version, **changed):
-        monkeypatch.setattr(records, "known_version", lambda package: version)
-        note_start(tmp_path, Arguments(**{"max_steps": 100, "eval_interval": 10} | changed), Machine, step)
+        monkeypatch.setattr(environment, "known_version", lambda package: version)
+        note_start(tmp_path, Machine, step, **{"max_steps": 100, "eval_interval": 10} | changed)
         return [
             (entry["from_step"], entry["packages"]["torch"], entry["max_steps"]) for entry in read_environment(tmp_path)
         ]
@@ -556,9 +562,9 @@ def test_the_versions_noted_are_of_packages_that_the_project_needs():
 def test_a_dataset_of_the_hub_keeps_its_name_when_a_run_is_shared(judged_run):
     values = json.loads(json.dumps(load_arguments(judged_run / "run.yaml").to_dict()))
     name = "you/songs:en:train"
-    shared = shareable_arguments(Arguments(**values | {"dataset": name}), frozenset([name]))
+    shared = Arguments(**shareable_settings(values | {"dataset": name}, frozenset([name])))
     assert shared.dataset == name
-    assert shareable_arguments(Arguments(**values), frozenset()).dataset == TINY["dataset"].name
+    assert shareable_settings(values, frozenset())["dataset"] == TINY["dataset"].name
     ours = records_of(judged_run)
     ours.args = shared
     assert not has_public_dataset(ours)  # a folder of that name may have gone

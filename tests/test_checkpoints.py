@@ -8,8 +8,8 @@ import torch
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from training_lyricgpt.optimization import build_optimizers
+from training_lyricgpt.engine.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from training_lyricgpt.engine.optimization import build_optimizers
 
 IDS = torch.arange(20)[None]
 

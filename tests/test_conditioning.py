@@ -10,9 +10,10 @@ from transformers import AutoTokenizer
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.conditioning import without_header
-from training_lyricgpt.evaluation import evaluate_split
-from training_lyricgpt.tokens import load_corpus, stream_text
+from training_lyricgpt.corpus.cache import load_corpus
+from training_lyricgpt.corpus.headers import without_header
+from training_lyricgpt.corpus.streams import stream_text
+from training_lyricgpt.engine.evaluation import evaluate_split
 
 
 def prepare(path, **values):

@@ -11,11 +11,13 @@ import pytest
 from conftest import SAMPLE_LYRICS, spotify_text, write_songs
 from datasets import Dataset
 
-from training_lyricgpt import LyricGPTError, tokens
+from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.cleaning import clean
-from training_lyricgpt.corpus import read_songs
-from training_lyricgpt.tokens import TokenStream, batch_offsets, evaluation_offsets, load_corpus
+from training_lyricgpt.corpus import cache as tokens
+from training_lyricgpt.corpus.cache import load_corpus
+from training_lyricgpt.corpus.cleaning import clean
+from training_lyricgpt.corpus.songs import read_songs
+from training_lyricgpt.corpus.streams import TokenStream, batch_offsets, evaluation_offsets
 
 BLOCK = 32
 
@@ -316,7 +318,7 @@ def test_a_bad_byte_is_named_with_its_position_and_line(tmp_path):
 
 
 def test_a_bad_byte_far_into_a_file_is_found_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("training_lyricgpt.decoding.BLOCK_BYTES", 7)
+    monkeypatch.setattr("training_lyricgpt.corpus.decoding.BLOCK_BYTES", 7)
     path = tmp_path / "a.txt"
     content = "é☃ line\n".encode() * 50
     path.write_bytes(content + b"\xff")

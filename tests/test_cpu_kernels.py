@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
-from training_lyricgpt.cpu_kernels import Attention, Dropout, cpu_kernels
+from training_lyricgpt.engine.cpu_kernels import Attention, Dropout, cpu_kernels
 
 
 def build(variant, length, **values):

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
-from training_lyricgpt.evaluation import NextCharacterAccuracy, evaluate_split
-from training_lyricgpt.tokens import TokenStream
+from training_lyricgpt.corpus.streams import TokenStream
+from training_lyricgpt.engine.evaluation import NextCharacterAccuracy, evaluate_split
 
 BLOCK = 16
 

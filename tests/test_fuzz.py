@@ -12,9 +12,10 @@ from test_sources import COMPRESSIONS, WRITERS, write
 
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.cleaning import KINDS, Batch, clean, clean_batch, find_missing, is_missing
+from training_lyricgpt.corpus.cache import load_corpus
+from training_lyricgpt.corpus.cleaning import clean, clean_batch, find_missing, is_missing
+from training_lyricgpt.corpus.packed import KINDS, Batch
 from training_lyricgpt.files import cache_folder
-from training_lyricgpt.tokens import load_corpus
 
 TEXTS = st.text(
     st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \t\r\n\"',;\x00\u0301\u2028\ufeffé☃")), max_size=40

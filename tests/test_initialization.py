@@ -10,9 +10,9 @@ from conftest import SAMPLE_LYRICS, options, train, write_songs
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.export import export_model
-from training_lyricgpt.initialization import build_model, load_parent
-from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.corpus.cache import load_corpus
+from training_lyricgpt.model.folder import export_model
+from training_lyricgpt.model.initialization import build_model, load_parent
 
 
 def metrics(folder):
@@ -30,9 +30,10 @@ def begin(tiny_run, tmp_path, foreign, **values):
     args = parse_arguments(
         [f"--dataset={foreign}", *options(init_from=tiny_run, output_dir=tmp_path / "new", **values)]
     )
-    parent = load_parent(args)
+    parent = load_parent(args.init_from, tmp_path / "new")
+    args = args.begin_with(parent.shape, parent.conditioning)
     corpus = load_corpus(args, parent.alphabet)
-    return args, parent, corpus, build_model(args, corpus, parent)
+    return args, parent, corpus, build_model(args, args.seed, corpus.tokenizer, parent)
 
 
 def test_old_characters_keep_their_rows_and_new_ones_begin_with_the_mean(tiny_run, tmp_path, foreign):

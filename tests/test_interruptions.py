@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from test_bad_input import assert_refused
 from test_train import TWO_PROCESSES, assert_same_run, assert_succeeds, metrics
 
-from training_lyricgpt.checkpoints import list_checkpoints, read_checkpoint
+from training_lyricgpt.engine.checkpoints import list_checkpoints, read_checkpoint
 
 
 @pytest.fixture

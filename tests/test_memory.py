@@ -9,8 +9,9 @@ import pyarrow.parquet
 import pytest
 from conftest import read_songs_of, run
 
-from training_lyricgpt import LyricGPTError, memory
-from training_lyricgpt.memory import NEEDED, available_memory
+from training_lyricgpt import LyricGPTError
+from training_lyricgpt.corpus import memory
+from training_lyricgpt.corpus.memory import NEEDED, available_memory
 
 MEGABYTE = 1 << 20
 LINE = b"la la la and so the river runs\n"
@@ -78,7 +79,7 @@ import resource, sys
 import psutil
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.corpus.cache import load_corpus
 limit = psutil.Process().memory_info().vms + {500 * MEGABYTE}
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:

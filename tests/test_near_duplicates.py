@@ -10,9 +10,10 @@ from datasets import Dataset, Features, Value
 
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.corpus_report import describe_corpus
-from training_lyricgpt.near_duplicates import find_near_duplicates
-from training_lyricgpt.tokens import load_corpus, stream_text
+from training_lyricgpt.corpus.cache import load_corpus
+from training_lyricgpt.corpus.near_duplicates import find_near_duplicates
+from training_lyricgpt.corpus.report import describe_corpus
+from training_lyricgpt.corpus.streams import stream_text
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,8 @@ def test_songs_of_other_scripts_of_symbols_and_of_one_word_are_told_apart(tmp_pa
     texts = ["ночь улица фонарь аптека бессмысленный и тусклый свет", "живи ещё хоть четверть века всё будет так исхода нет",
              "床前明月光疑是地上霜举头望明月低头思故乡", "春眠不觉晓处处闻啼鸟夜来风雨声花落知多少", "la", "lu", "!!!", "???", "🎵🎵"]  # fmt: skip
     assert len(set(clusters(texts, tmp_path))) == len(texts)
-    twins = [texts[0].upper() + "!", texts[2] + "。"]
-    assert len(set(clusters([*texts, *twins], tmp_path))) == len(texts)
+    duplicates = [texts[0].upper() + "!", texts[2] + "。"]
+    assert len(set(clusters([*texts, *duplicates], tmp_path))) == len(texts)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def songs_in(corpus, split):
 
 
 def straddling(corpus):
-    """Held-out songs with a twin in training, found by comparing sets of words, which knows nothing of signatures."""
+    """Held-out songs with a near-duplicate in training, found by comparing sets of words, which knows nothing of signatures."""
     words = {
         split: [
             set(stream_text(corpus.tokenizer, stream.ids[begin:end]).lower().replace(",", "").split())
@@ -92,12 +93,15 @@ def test_near_duplicates_never_straddle_the_split_and_the_report_says_what_would
     assert straddling(grouped) == 0
     figures = grouped.report["near_duplicates"]
     assert (figures["mode"], figures["clusters"], figures["songs"]) == ("group", covers, 2 * covers)
-    twins = figures["validation_songs_with_twin_in_training"]
-    assert twins == {"as_drawn": straddling(as_drawn), "as_split": 0}
-    assert f"near-duplicate in training: 0 (in a split that ignores them {twins['as_drawn']})" in describe_corpus(
+    duplicates = figures["validation_songs_with_twin_in_training"]
+    assert duplicates == {"as_drawn": straddling(as_drawn), "as_split": 0}
+    assert f"near-duplicate in training: 0 (in a split that ignores them {duplicates['as_drawn']})" in describe_corpus(
         grouped.report
     )
-    assert as_drawn.report["near_duplicates"]["validation_songs_with_twin_in_training"]["as_drawn"] == twins["as_drawn"]
+    assert (
+        as_drawn.report["near_duplicates"]["validation_songs_with_twin_in_training"]["as_drawn"]
+        == duplicates["as_drawn"]
+    )
     assert "the validation loss flatters" in describe_corpus(as_drawn.report)
     held_out = grouped.report["songs_in"]["validation"]
     assert abs(held_out - 0.1 * sum(grouped.report["songs_in"].values())) <= 2
@@ -111,7 +115,7 @@ def test_they_may_be_dropped(covered):
     assert straddling(corpus) == 0
 
 
-def test_a_validation_file_takes_its_twins_out_of_training(covered, embedded, tmp_path):
+def test_a_validation_file_takes_its_near_duplicates_out_of_training(covered, embedded, tmp_path):
     path, _ = covered
     draw = random.Random(2)
     held_out = write_songs(tmp_path / "held_out.csv", [cover(text, draw) for text in embedded[1::40]])
@@ -122,7 +126,7 @@ def test_a_validation_file_takes_its_twins_out_of_training(covered, embedded, tm
     assert straddling(corpus) == 0
 
 
-def test_the_published_split_is_kept_and_its_report_says_how_many_held_out_songs_have_a_twin(covered):
+def test_the_published_split_is_kept_and_its_report_says_how_many_held_out_songs_have_a_near_duplicate(covered):
     path, _ = covered
     values = {"split": "characters", "cleaning": "none", "special_tokens": "false", "alphabet": "corpus"}
     corpus = prepare(path, **values)

@@ -10,8 +10,7 @@ from conftest import options
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.initialization import initialize_as_torch
-from training_lyricgpt.optimization import (
+from training_lyricgpt.engine.optimization import (
     NEWTON_SCHULZ,
     NEWTON_SCHULZ_STEPS,
     Muon,
@@ -20,6 +19,7 @@ from training_lyricgpt.optimization import (
     orthogonalize,
     set_learning_rate,
 )
+from training_lyricgpt.model.initialization import initialize_as_torch
 
 
 def arguments(**values):
@@ -174,7 +174,7 @@ def test_scores_divided_by_the_root_of_the_width_take_the_path_of_a_model_that_d
     losses = {}
     for model, scale in ((published, "head_size"), (ours, "n_embd"), (ours, "head_size")):
         model = copy.deepcopy(model)
-        (optimizer,) = build_optimizers(arguments(**settings, scores_scaled_by=scale), model)
+        (optimizer,) = build_optimizers(arguments(**settings), model, scale)
         losses[model, scale] = []
         for _ in range(20):
             loss = model(ids, labels=ids, use_cache=False).loss

@@ -12,12 +12,12 @@ from conftest import SAMPLE_LYRICS, options, train
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
-from training_lyricgpt import originality
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.evaluation import BitsPerCharacter, KnownWords, Originality, ReturningLines
-from training_lyricgpt.originality import TrainingIndex
-from training_lyricgpt.streams import SONG_SCHEMA
-from training_lyricgpt.tokens import TokenStream, load_corpus, stream_text
+from training_lyricgpt.corpus.cache import load_corpus
+from training_lyricgpt.corpus.streams import SONG_SCHEMA, TokenStream, stream_text
+from training_lyricgpt.quality import copies as originality
+from training_lyricgpt.quality.copies import TrainingIndex
+from training_lyricgpt.quality.metrics import BitsPerCharacter, KnownWords, Originality, ReturningLines
 
 
 def make_index(songs, alphabet="ab \n"):

@@ -8,12 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.checkpoints import save_checkpoint
-from training_lyricgpt.cpu_kernels import cpu_kernels
-from training_lyricgpt.optimization import build_optimizers
-from training_lyricgpt.planning import (
+from training_lyricgpt.engine.checkpoints import save_checkpoint
+from training_lyricgpt.engine.cpu_kernels import cpu_kernels
+from training_lyricgpt.engine.optimization import build_optimizers
+from training_lyricgpt.engine.planning import (
     activation_bytes,
-    describe_needs,
+    describe_model,
     disk_bytes,
     flops_per_character,
     matrix_product_rate,
@@ -85,12 +85,12 @@ def test_disk_and_optimizer_bytes_are_those_that_are_written(optimizer, tmp_path
 
 
 def test_too_little_disk_is_said(monkeypatch, tmp_path):
-    from training_lyricgpt import planning
+    from training_lyricgpt.engine import planning
 
     monkeypatch.setattr(planning, "free_bytes", lambda folder: 1_000_000)
     args = parse_arguments([f"--dataset={SAMPLE_LYRICS}", f"--output_dir={tmp_path}"])
     model = LyricGPTForCausalLM(config("modern"))
-    assert "has less free space than this run will need" in describe_needs(args, model, Accelerator(cpu=True))
+    assert "has less free space than this run will need" in describe_model(args, model, Accelerator(cpu=True), tmp_path)
 
 
 def test_the_rate_of_matrix_products_is_a_rate():

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from conftest import options, write_songs
 
-from training_lyricgpt import LyricGPTError, preparation, splitting, tokens
+from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.corpus import cache as tokens
+from training_lyricgpt.corpus import preparation, splitting
+from training_lyricgpt.corpus.cache import load_corpus
 
 # Children are forked from a process that has imported everything and computed nothing: OpenMP does not survive a fork.
 children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["training_lyricgpt.tokens"])
+children.set_forkserver_preload(["training_lyricgpt.corpus.cache"])
 
 
 @pytest.fixture

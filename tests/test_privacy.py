@@ -12,10 +12,10 @@ from PIL import Image, PngImagePlugin
 from test_bad_input import assert_refused
 from test_train import assert_succeeds
 
-from push_to_hub import stage
 from training_lyricgpt import LyricGPTError
-from training_lyricgpt.arguments import Arguments, load_arguments
-from training_lyricgpt.privacy import Machine, check_private, cut, find_secret, this_machine
+from training_lyricgpt.arguments import load_arguments
+from training_lyricgpt.hub.privacy import Machine, check_private, cut, find_secret, this_machine
+from training_lyricgpt.hub.staging import stage
 
 # One of each kind, none of them real; in two parts, so that nobody who searches the repository finds them.
 SECRETS = {
@@ -127,9 +127,8 @@ def test_a_secret_is_found_behind_any_character_and_behind_yaml_s_escapes(copy, 
     secret = SECRETS["Hugging Face"]
     for text in (f"x_{secret}", f"a\\n{secret}", f"ü{secret}", f"é{secret}ü"):
         assert find_secret(text), text
-    args = load_arguments(copy / "run.yaml")
     for prompt in (f"\a{secret}", "x " * 36 + SECRETS["RSA key"]):  # written as an escape, and folded over two lines
-        args.sample_prompt = prompt
+        args = load_arguments(copy / "run.yaml").replace(sample_prompt=prompt)
         args.save(copy / "run.yaml")
         assert_not_staged(copy, tmp_path, "would hold")
     (tmp_path / "run.yaml").write_text("a: " + args.sample_prompt.replace("RSA ", "RSA\n  "))
@@ -344,10 +343,8 @@ def test_names_that_everybody_has_are_no_names(monkeypatch):
 
 
 def test_where_the_data_lay_is_told_to_nobody(tmp_path):
-    args = Arguments(
-        dataset="/mnt/my private disk/a b/songs.csv", validation_file=None, init_from=None, output_dir=r"C:\my runs\x"
-    )
-    machine = this_machine(tmp_path, args)
+    named = ("/mnt/my private disk/a b/songs.csv", None, r"C:\my runs\x")
+    machine = this_machine(tmp_path, named)
     assert machine.clean("zip:/mnt/my private disk/a b/songs.csv is odd") == "zip:songs.csv is odd"
     assert machine.clean(r"odd: C:\my runs\x") == "odd: x"
 
@@ -357,9 +354,7 @@ def test_a_run_that_is_called_after_where_it_lay_is_called_as_its_folder(copy, t
     (tmp_path / "annalena" / "deeper").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "annalena" / "deeper")
     monkeypatch.setenv("USER", "annalena")
-    args = load_arguments(copy / "run.yaml")
-    args.output_dir = output_dir
-    args.save(copy / "run.yaml")
+    load_arguments(copy / "run.yaml").replace(output_dir=output_dir).save(copy / "run.yaml")
     folder = staged(copy, tmp_path)
     assert "\n# lyricgpt-run\n" in (folder / "README.md").read_text()
     for path in folder.glob("*.*"):
@@ -368,9 +363,8 @@ def test_a_run_that_is_called_after_where_it_lay_is_called_as_its_folder(copy, t
 
 def test_words_of_a_licence_are_cleaned_like_any_field(copy, tmp_path, monkeypatch):
     monkeypatch.setenv("USER", "annalena")
-    args = load_arguments(copy / "run.yaml")
-    args.data_license = "of annalena, see /mnt/private/terms.txt and https://example.org/home/terms"
-    args.save(copy / "run.yaml")
+    stated = "of annalena, see /mnt/private/terms.txt and https://example.org/home/terms"
+    load_arguments(copy / "run.yaml").replace(data_license=stated).save(copy / "run.yaml")
     card = (staged(copy, tmp_path) / "README.md").read_text()
     assert "of user, see terms.txt and https://example.org/home/terms" in card and "annalena" not in card
 

@@ -8,10 +8,11 @@ import pytest
 from conftest import PROJECT, TINY, isolated, options, python, run
 from safetensors.torch import load_file, save_file
 
-from push_to_hub import check_sent_code, prove, stage
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import load_arguments
-from training_lyricgpt.run_folder import todays_code
+from training_lyricgpt.hub.proof import prove
+from training_lyricgpt.hub.staging import check_sent_code, stage
+from training_lyricgpt.model.folder import todays_code
 
 SECRET = "a-password-in-the-environment"
 
@@ -156,16 +157,16 @@ def test_a_push_replaces_what_an_earlier_one_wrote_and_leaves_the_rest(tiny_run,
     assert set(files) - {"photo.jpg"} == {path.name for path in staged.iterdir()} | {".gitattributes"}
 
 
-def test_the_twin_lies_on_a_branch_of_its_own_and_loads_without_trust(tiny_run, hub):
-    result = push_to(hub, tiny_run, "band/tiny", "--twin")
+def test_the_stock_model_lies_on_a_branch_of_its_own_and_loads_without_trust(tiny_run, hub):
+    result = push_to(hub, tiny_run, "band/tiny", "--stock")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("it loads in a fresh process and sings:") == 2
     assert len(hub.commits("band/tiny")) == len(hub.commits("band/tiny", "native")) == 1
-    twin = hub.files("band/tiny", "native")
-    assert not [name for name in twin if name.endswith(".py")]
-    assert json.loads(twin["config.json"])["model_type"] == "qwen3"
-    assert b'from_pretrained("band/tiny", revision="native")' in twin["README.md"]
-    for content in twin.values():
+    stock = hub.files("band/tiny", "native")
+    assert not [name for name in stock if name.endswith(".py")]
+    assert json.loads(stock["config.json"])["model_type"] == "qwen3"
+    assert b'from_pretrained("band/tiny", revision="native")' in stock["README.md"]
+    for content in stock.values():
         assert str(tiny_run.parent).encode() not in content
     assert b'from_pretrained("band/tiny", revision="native")' in hub.files("band/tiny")["README.md"]
 

@@ -8,7 +8,7 @@ from conftest import PROJECT
 from huggingface_hub import SpaceCard
 from test_push import SECRET, error_of, push, push_to
 
-from push_to_hub import SPACE_FILES
+from training_lyricgpt.hub.staging import SPACE_FILES
 
 TELLS_SECRET = "you/tiny is private: set the Space's secret HF_TOKEN to a token that reads it, at "
 

@@ -6,7 +6,8 @@ import pytest
 from matplotlib.image import imread
 
 from training_lyricgpt import LyricGPTError
-from training_lyricgpt.reports import best_evaluation, draw_curves, overfitting, read_metrics, write_metrics
+from training_lyricgpt.card.curves import draw_curves
+from training_lyricgpt.engine.metrics import best_evaluation, overfitting, read_metrics, write_metrics
 
 
 def rows(validation, training=None):

@@ -44,9 +44,55 @@ def test_shipped_files_import_only_what_every_user_has(path):
         assert name.startswith(".") or name.split(".")[0] in ALLOWED[path.parent.name], name
 
 
-@pytest.mark.parametrize("path", sorted(PROJECT.glob("training_lyricgpt/*.py")), ids=lambda path: path.name)
-def test_the_training_room_imports_no_script(path):
+# From the ground up: a building imports from those before it, and from itself.
+BUILDINGS = (
+    "wording", "terminal", "files", "record_types", "processes", "arguments", "corpus", "engine", "model", "quality", "card", "hub", "export",
+    "sample", "run",
+)  # fmt: skip
+OWN = {"modeling_lyricgpt", "tokenization_lyricgpt", "training_lyricgpt", "train_hf", "push_to_hub"}
+MODULES = [path for path in sorted(PROJECT.glob("training_lyricgpt/**/*.py")) if path.parent.name != "configs"]
+
+
+def imported_buildings(path):
+    """The buildings of `training_lyricgpt` that one of its modules imports from."""
+    package = path.relative_to(PROJECT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                full = (*base, *name.split("."))
+                if len(full) > 1 and full[1] in BUILDINGS:
+                    yield full[1]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_buildings_import_from_those_below_them_alone(path):
     assert not {"train_hf", "push_to_hub"} & {name.split(".")[0] for name in imports(path)}
+    building = path.relative_to(PROJECT).with_suffix("").parts[1]
+    if building != "__init__":
+        allowed = BUILDINGS[: BUILDINGS.index(building) + 1]
+        assert set(imported_buildings(path)) <= set(allowed)
+
+
+def test_shipped_packages_import_nothing_of_the_project():
+    for path in SHIPPED:
+        own = OWN - {path.parent.name}
+        assert not own & {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_the_house_has_few_rooms_on_its_ground_floor():
+    assert len(list(PROJECT.glob("training_lyricgpt/*.py"))) <= 10
+
+
+def test_no_function_takes_all_settings_where_a_group_would_do():
+    for path in MODULES:
+        if path.stem in ("arguments", "run"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                notes = [argument.annotation for argument in (*node.args.args, *node.args.kwonlyargs)]
+                assert "Arguments" not in [ast.unparse(note) for note in notes if note], (path, node.name)
 
 
 def test_the_embedded_corpus_is_large_enough_and_clean():
@@ -69,7 +115,8 @@ def test_songs_have_verses_and_lines_that_return():
 
 
 def test_every_file_says_what_it_is():
-    for path in [*PROJECT.glob("*.py"), *PROJECT.glob("*_lyricgpt/*.py"), *PROJECT.glob("benchmarks/*.py")]:
+    paths = [*PROJECT.glob("*.py"), *PROJECT.glob("*_lyricgpt/**/*.py"), *PROJECT.glob("benchmarks/*.py")]
+    for path in paths:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
 
 

@@ -13,11 +13,11 @@ from test_bad_input import assert_refused
 from test_train import assert_succeeds
 
 from modeling_lyricgpt import LyricGPTForCausalLM
-from push_to_hub import check_sent_code, stage
-from training_lyricgpt import LyricGPTError, run_folder
+from training_lyricgpt import LyricGPTError
 from training_lyricgpt.files import hash_file
-from training_lyricgpt.loading import load_run
-from training_lyricgpt.run_folder import (
+from training_lyricgpt.hub.staging import check_sent_code, stage
+from training_lyricgpt.model import folder as run_folder
+from training_lyricgpt.model.folder import (
     FETCHING_KEYS,
     check_links,
     model_folder,
@@ -25,6 +25,7 @@ from training_lyricgpt.run_folder import (
     published_code,
     todays_code,
 )
+from training_lyricgpt.model.loading import load_run
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjE=\n"
 
@@ -357,4 +358,6 @@ def test_the_list_of_published_code_has_todays():
     for folder in ("modeling_lyricgpt", "tokenization_lyricgpt"):
         for path in sorted((PROJECT / folder).glob("*_lyricgpt.py")):
             line = f"{hash_file(path)}  {path.name}"
-            assert (path.name, hash_file(path)) in published, f"add to training_lyricgpt/published_code.txt:\n{line}"
+            assert (path.name, hash_file(path)) in published, (
+                f"add to training_lyricgpt/model/published_code.txt:\n{line}"
+            )

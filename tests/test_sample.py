@@ -5,8 +5,9 @@ import io
 import torch
 from conftest import python
 
-from training_lyricgpt.loading import load_run
-from training_lyricgpt.sample import CharacterStreamer, write_song
+from training_lyricgpt.model.loading import load_run
+from training_lyricgpt.model.songs import write_song
+from training_lyricgpt.sample import CharacterStreamer
 
 
 def sample(*arguments):

@@ -17,8 +17,8 @@ from conftest import isolated_cache, read_songs_of, run, write_songs
 
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.corpus_report import describe_corpus
-from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.corpus.cache import load_corpus
+from training_lyricgpt.corpus.report import describe_corpus
 
 SONGS = [
     {"artist": "Ada", "song": "One", "text": 'She said "go", and I went,\r\nover the hill  \r\n\r\n'},
@@ -262,7 +262,7 @@ def test_the_report_says_what_was_read_skipped_changed_and_rare(tmp_path, make_s
 
 
 def test_a_line_end_that_two_blocks_divide_stays_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("training_lyricgpt.tables.BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr("training_lyricgpt.corpus.tables.BLOCK_BYTES", 1 << 10)
     header = b'text\n"one"\n"'
     for shift in range(-3, 3):
         verse = b"y" * ((1 << 10) - 1 - len(header) + shift)
@@ -381,7 +381,7 @@ def test_a_thread_that_still_reads_does_not_take_the_process_down_at_its_end(tmp
 import io, sys, time
 from training_lyricgpt import LyricGPTError, tables
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.tokens import load_corpus
+from training_lyricgpt.corpus.cache import load_corpus
 read = io.BufferedReader.read
 class Slow(io.FileIO):
     def read(self, size=-1):

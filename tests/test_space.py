@@ -19,7 +19,7 @@ import pytest
 from conftest import ALONE, PROJECT, run, train
 from test_push import push_to
 
-from training_lyricgpt.reports import best_evaluation, read_metrics
+from training_lyricgpt.engine.metrics import best_evaluation, read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

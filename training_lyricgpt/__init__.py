@@ -1,5 +1,6 @@
-"""Everything around the model that stays at home: run configuration, corpora, token streams, optimisation, evaluation,
-checkpoints, reports. Imports the two shipped packages and nothing else of this project; the scripts import it.
+"""Everything around the model that stays at home, in buildings: `corpus`, `engine`, `model`, `quality`, `card`, `hub`.
+
+Each imports from those before it alone; the scripts import from all, and nothing imports a script.
 """
 
 

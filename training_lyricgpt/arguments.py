@@ -1,6 +1,8 @@
-"""Run configuration: four dataclasses, one YAML file a run, every field overridable on the command line.
+"""Run configuration: four groups of settings, one YAML file a run, every field overridable on the command line.
 
 Notable:
+- A function takes the group that it needs; `Arguments` is all four, frozen once parsed.
+- Bounds stand beside each field, what two fields must have in common in their group.
 - YAML values pass through the same parser as the command line, so that `3e-4` is a number in both and a wrong type is
   the same message in both.
 - An unknown key is refused with the nearest known name: a misspelt option that is silently ignored costs a night.
@@ -11,10 +13,12 @@ import dataclasses
 import datetime
 import difflib
 import importlib.util
+import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
@@ -22,7 +26,13 @@ from transformers import HfArgumentParser
 from . import LyricGPTError
 from .files import write_text
 
-DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "sample.yaml"
+# In a clone beside this package, in an installed one inside of it.
+CONFIGS = next(
+    folder
+    for folder in (Path(__file__).with_name("configs"), Path(__file__).resolve().parents[1] / "configs")
+    if folder.is_dir()
+)
+DEFAULT_CONFIG = CONFIGS / "sample.yaml"
 
 LARGEST = 10**12  # that a number of a run may be
 
@@ -46,13 +56,40 @@ MAY_CHANGE = (
 )
 
 
-def describe(text: str, default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field with its help text."""
-    return dataclasses.field(default=default, metadata={"help": text.replace("%", "%%")})
+class Bounds(NamedTuple):
+    """What a number may be, in words and as a test."""
+
+    words: str
+    hold: Callable[[float], bool]
 
 
-@dataclasses.dataclass
-class CorpusArguments:
+COUNT = Bounds(f"at least 1, and at most {LARGEST:,}", lambda value: 1 <= value <= LARGEST)
+FROM_ZERO = Bounds("0 or more", lambda value: 0 <= value < math.inf)
+RATE = Bounds("above 0", lambda value: 0 < value < math.inf)
+SHARE = Bounds("from 0 to 1", lambda value: 0 <= value <= 1)
+PART = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
+INSIDE = Bounds("between 0 and 1", lambda value: 0 < value < 1)
+SEED = Bounds("at least 0 and below 2**32", lambda value: 0 <= value < 2**32)
+
+
+def describe(text: str, default: Any, bounds: Bounds | None = None) -> Any:
+    """A dataclass field with its help text and what its number may be."""
+    return dataclasses.field(default=default, metadata={"help": text.replace("%", "%%"), "bounds": bounds})
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Settings that belong together; those that cannot be raise `LyricGPTError`."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, bounds = getattr(self, field.name), field.metadata.get("bounds")
+            if bounds and value is not None and not bounds.hold(value):
+                raise LyricGPTError(f"{field.name} is {value}; it must be {bounds.words}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusArguments(Group):
     """Where the lyrics come from and how they are prepared."""
 
     dataset: str | None = describe(
@@ -79,13 +116,13 @@ class CorpusArguments:
         "A .txt file is always split by characters.",
         "songs",
     )
-    split_seed: int = describe("Seed of the order of the songs, and so of the split. Independent of `seed`.", 42)
-    validation_fraction: float = describe("Share of the songs (or characters) held out for validation.", 0.1)
+    split_seed: int = describe("Seed of the order of the songs, and so of the split. Independent of `seed`.", 42, SEED)
+    validation_fraction: float = describe("Share of the songs (or characters) held out for validation.", 0.1, INSIDE)
     validation_file: str | None = describe("Hold out this file instead of a share of `dataset`.", None)
     alphabet: Literal["train", "corpus"] = describe("Which part the alphabet is taken from.", "train")
-    min_char_count: int = describe("Characters that occur less often become <|unk|>.", 1)
+    min_char_count: int = describe("Characters that occur less often become <|unk|>.", 1, COUNT)
     special_tokens: bool = describe("Whether <|endoftext|>, <|unk|> and <|pad|> are in the alphabet.", True)
-    max_songs: int | None = describe("Use this many songs only.", None)
+    max_songs: int | None = describe("Use this many songs only.", None, COUNT)
     near_duplicates: Literal["group", "drop", "keep", "ignore"] | None = describe(
         "Songs that are nearly the same, covers for example. group: kept on one side of the split. drop: all but the first "
         "left out. keep: only counted. ignore: not searched for. Default: group where songs are held out, else keep.",
@@ -95,21 +132,38 @@ class CorpusArguments:
         "Header that songs begin with in training, so that a prompt may name a title, or an artist and a title.", "none"
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.min_char_count > 1 and not self.special_tokens:
+            raise LyricGPTError(
+                f"min_char_count is {self.min_char_count}, which needs special_tokens: true (for <|unk|>)"
+            )
+        if self.conditioning != "none" and (self.split == "characters" or not self.special_tokens):
+            raise LyricGPTError(
+                f"conditioning is {self.conditioning!r}, which needs split: songs and special_tokens: true: a header belongs to "
+                "a whole song"
+            )
+        if self.near_duplicates == "group" and self.split == "characters":
+            raise LyricGPTError(
+                "near_duplicates is 'group', which needs split: songs; with split: characters drop or keep them"
+            )
 
-@dataclasses.dataclass
-class ModelArguments:
+
+@dataclasses.dataclass(frozen=True)
+class ModelArguments(Group):
     """The model's shape; names as in `LyricGPTConfig`."""
 
     variant: Literal["classic", "modern"] = describe(
         "classic: the published model. modern: rotary, RMSNorm, SwiGLU.", "modern"
     )
-    block_size: int = describe("Characters a training window holds.", 256)
-    hidden_size: int = describe("Width of the model.", 384)
-    num_hidden_layers: int = describe("Number of layers.", 6)
-    num_attention_heads: int = describe("Number of attention heads.", 6)
+    block_size: int = describe("Characters a training window holds.", 256, COUNT)
+    hidden_size: int = describe("Width of the model.", 384, COUNT)
+    num_hidden_layers: int = describe("Number of layers.", 6, COUNT)
+    num_attention_heads: int = describe("Number of attention heads.", 6, COUNT)
     dropout: float | None = describe(
         "Dropout of the residual branches and, in classic, of the attention weights. Default: classic 0.2, modern 0.",
         None,
+        PART,
     )
     initialization: Literal["normal", "torch"] = describe(
         "normal: deviation 0.02, as GPT-2. torch: PyTorch's own, as the first version of the published notebook.",
@@ -123,60 +177,83 @@ class ModelArguments:
     init_from: str | None = describe(
         "Begin with the weights and the alphabet of this run folder or Hub id; its shape is taken over.", None
     )
-    sliding_window: int | None = describe("Characters a modern layer attends to. Default: half of block_size.", None)
+    sliding_window: int | None = describe(
+        "Characters a modern layer attends to. Default: half of block_size.", None, COUNT
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.sliding_window is not None and self.sliding_window > self.block_size:
+            raise LyricGPTError(f"sliding_window {self.sliding_window} is larger than block_size {self.block_size}")
+        if self.hidden_size % self.num_attention_heads:
+            nearest = max(1, round(self.hidden_size / self.num_attention_heads)) * self.num_attention_heads
+            raise LyricGPTError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}; "
+                f"the nearest that is: {nearest}"
+            )
+        if self.variant == "modern" and self.hidden_size // self.num_attention_heads % 2:
+            raise LyricGPTError(
+                f"hidden_size {self.hidden_size} / num_attention_heads {self.num_attention_heads} is odd, and rotary positions "
+                f"turn pairs; choose a hidden_size that is a multiple of {2 * self.num_attention_heads}"
+            )
 
 
-@dataclasses.dataclass
-class OptimizationArguments:
+@dataclasses.dataclass(frozen=True)
+class OptimizationArguments(Group):
     """How it is trained."""
 
-    batch_size: int = describe("Sequences an optimizer step, over all processes and accumulation steps.", 64)
+    batch_size: int = describe("Sequences an optimizer step, over all processes and accumulation steps.", 64, COUNT)
     gradient_accumulation_steps: int | None = describe(
         "Micro-batches an optimizer step on each process. Default: on a CPU as many as keep one in its caches, else 1.",
         None,
+        COUNT,
     )
-    max_steps: int = describe("Optimizer steps.", 5000)
+    max_steps: int = describe("Optimizer steps.", 5000, COUNT)
     optimizer: Literal["adamw", "muon"] = describe(
         "adamw, or muon for the matrices of the blocks with adamw for the rest.", "adamw"
     )
-    learning_rate: float = describe("Peak learning rate of AdamW.", 3e-4)
-    muon_learning_rate: float = describe("Peak learning rate of Muon.", 0.02)
-    min_learning_rate: float = describe("Learning rate that a decaying schedule ends at.", 0.0)
-    beta1: float = describe("AdamW's first-moment decay.", 0.9)
-    beta2: float = describe("AdamW's second-moment decay.", 0.999)
-    weight_decay: float = describe("Decoupled weight decay.", 0.01)
+    learning_rate: float = describe("Peak learning rate of AdamW.", 3e-4, RATE)
+    muon_learning_rate: float = describe("Peak learning rate of Muon.", 0.02, RATE)
+    min_learning_rate: float = describe("Learning rate that a decaying schedule ends at.", 0.0, FROM_ZERO)
+    beta1: float = describe("AdamW's first-moment decay.", 0.9, PART)
+    beta2: float = describe("AdamW's second-moment decay.", 0.999, PART)
+    weight_decay: float = describe("Decoupled weight decay.", 0.01, FROM_ZERO)
     decay_parameters: Literal["matrices", "all"] = describe(
         "matrices: decay weights of two dimensions only. all: biases and norms too, as torch's default does.",
         "matrices",
     )
-    max_grad_norm: float = describe("Clip the gradient to this norm; 0 does not clip.", 1.0)
+    max_grad_norm: float = describe("Clip the gradient to this norm; 0 does not clip.", 1.0, FROM_ZERO)
     lr_schedule: Literal["constant", "cosine", "trapezoid"] = describe(
         "After the warm-up. trapezoid: constant, then linear over the last decay_fraction of the steps.", "cosine"
     )
-    decay_fraction: float = describe("Share of the steps over which a trapezoid decays.", 0.6)
-    warmup_steps: int = describe("Steps over which the learning rate rises linearly.", 100)
+    decay_fraction: float = describe("Share of the steps over which a trapezoid decays.", 0.6, SHARE)
+    warmup_steps: int = describe("Steps over which the learning rate rises linearly.", 100, FROM_ZERO)
     mixed_precision: Literal["no", "bf16", "fp16"] | None = describe(
         "Default: what accelerate is configured for.", None
     )
     compile: bool = describe("torch.compile the model.", False)
-    seed: int = describe("Seed of the initialisation, the batches, the dropout and the samples.", 1337)
+    seed: int = describe("Seed of the initialisation, the batches, the dropout and the samples.", 1337, SEED)
 
 
-@dataclasses.dataclass
-class RunArguments:
+@dataclasses.dataclass(frozen=True)
+class RunArguments(Group):
     """What is measured, said, saved, and where."""
 
-    eval_interval: int = describe("Steps between evaluations.", 500)
-    eval_batches: int = describe("Batches an evaluation reads of each split; all of a split that has fewer.", 100)
+    eval_interval: int = describe("Steps between evaluations.", 500, COUNT)
+    eval_batches: int = describe(
+        "Batches an evaluation reads of each split; all of a split that has fewer.", 100, COUNT
+    )
     eval_only: bool = describe("Evaluate the model in output_dir and stop.", False)
     plan: bool = describe("Print what the run would take on this machine, and stop.", False)
-    log_interval: int = describe("Steps between two readings of the loss.", 10)
-    save_interval: int = describe("Steps between two checkpoints.", 500)
+    log_interval: int = describe("Steps between two readings of the loss.", 10, COUNT)
+    save_interval: int = describe("Steps between two checkpoints.", 500, COUNT)
     sample_prompt: str = describe("Prompt of the sample at each evaluation; empty starts a song.", "")
     quality_songs: int = describe(
-        "Songs that the finished model writes to be judged beside held-out ones; 0 for none.", 16
+        "Songs that the finished model writes to be judged beside held-out ones; 0 for none.", 16, FROM_ZERO
     )
-    early_stopping: int = describe("Stop after this many evaluations without a better validation loss; 0 goes on.", 0)
+    early_stopping: int = describe(
+        "Stop after this many evaluations without a better validation loss; 0 goes on.", 0, FROM_ZERO
+    )
     tracker: Literal["none", "tensorboard", "trackio", "wandb"] = describe("Where losses are logged besides.", "none")
     output_dir: str | None = describe("The run's folder.", None)
     resume: Literal["auto", "never"] = describe("auto: go on with a run that is there. never: refuse it.", "auto")
@@ -186,8 +263,9 @@ class RunArguments:
 UNWRITABLE = {"\0", *map(chr, range(0xD800, 0xE000))}
 
 
+@dataclasses.dataclass(frozen=True)
 class Arguments(CorpusArguments, ModelArguments, OptimizationArguments, RunArguments):
-    """All fields of a run in one namespace.
+    """All settings of a run.
 
     Attributes:
         given: Names of the fields that stand on the command line.
@@ -195,9 +273,33 @@ class Arguments(CorpusArguments, ModelArguments, OptimizationArguments, RunArgum
 
     given: frozenset[str] = frozenset()
 
-    def __init__(self, **values: Any):
-        for field, value in values.items():
-            setattr(self, field, value)
+    def __post_init__(self):
+        super().__post_init__()
+        if self.scores_scaled_by == "n_embd" and (self.variant, self.optimizer) != ("classic", "adamw"):
+            raise LyricGPTError(
+                f"scores_scaled_by is 'n_embd', which needs variant classic and optimizer adamw, not {self.variant} and "
+                f"{self.optimizer}"
+            )
+
+    def replace(self, **values: Any) -> "Arguments":
+        """The same with other values; they are checked."""
+        return dataclasses.replace(self, **values)
+
+    def begin_with(self, shape: dict[str, Any], conditioning: str | None) -> "Arguments":
+        """The same for a run that begins with another model, whose shape is taken over; headers too, if there may be any.
+
+        Raises:
+            LyricGPTError: the command line asks for another shape.
+        """
+        for name, value in shape.items():
+            if name in self.given and getattr(self, name) != value:
+                raise LyricGPTError(
+                    f"{name} is {getattr(self, name)!r}, but the model to begin with, {self.init_from}, has {value!r}; leave "
+                    f"--{name} out, or begin without --init_from"
+                )
+        if conditioning and "conditioning" not in self.given and self.split == "songs" and shape["special_tokens"]:
+            shape = shape | {"conditioning": conditioning}
+        return self.replace(**shape)
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in FIELDS}
@@ -212,6 +314,18 @@ FIELDS: dict[str, dataclasses.Field] = {field.name: field for group in GROUPS fo
 
 
 class _Parser(HfArgumentParser):
+    """A parser of all fields: of each it takes the name, the type, the default and the help."""
+
+    def __init__(self, **options: Any):
+        groups = []
+        for group in GROUPS:
+            fields = [
+                (name, field.type, dataclasses.field(default=field.default, metadata={"help": field.metadata["help"]}))
+                for name, field in group.__dataclass_fields__.items()
+            ]
+            groups.append(dataclasses.make_dataclass(group.__name__, fields))
+        super().__init__(groups, allow_abbrev=False, **options)
+
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument --(\w+)\S*:", r"\1:", message)
         raise LyricGPTError(f"{message} (--help lists every option)")
@@ -271,32 +385,46 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     Raises:
         LyricGPTError: what is wrong and what to do about it.
     """
-    parser = _Parser(
-        GROUPS, prog="train_hf.py", allow_abbrev=False, description="Train LyricGPT on a corpus of lyrics."
-    )
+    parser = _Parser(prog="train_hf.py", description="Train LyricGPT on a corpus of lyrics.")
     parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="YAML file of the run.")
     argv = sys.argv[1:] if argv is None else argv
     _, rest = parser.parse_known_args(argv)
     if rest:
         _refuse_unknown(rest[0].split("=")[0].lstrip("-"), "on the command line")
     config = parser.parse_args(argv).config
-    values = read_yaml(config)
-    namespace = parser.parse_args(_as_options(values) + argv)
-    args = Arguments(**{name: getattr(namespace, name) for name in FIELDS})
+    read = read_yaml(config)
+    namespace = parser.parse_args(_as_options(read) + argv)
+    values = {name: getattr(namespace, name) for name in FIELDS}
     options = {part.partition("=")[0][2:].replace("-", "_") for part in argv if part.startswith("--")}
-    args.given = frozenset(name for name in FIELDS if {name, f"no_{name}"} & options)
-    if "data_license" not in args.given and not _is_same_dataset(args.dataset, values.get("dataset")):
-        args.data_license = None  # what was stated is of other songs
-    if args.output_dir is None:
-        args.output_dir = str(Path("runs") / Path(config).stem)
+    given = frozenset(name for name in FIELDS if {name, f"no_{name}"} & options)
+    if "data_license" not in given and not _is_same_dataset(values["dataset"], read.get("dataset")):
+        values["data_license"] = None  # what was stated is of other songs
+    output_dir = values["output_dir"] or str(Path("runs") / Path(config).stem)
     try:
-        args.output_dir = str(Path(args.output_dir).expanduser())
+        values["output_dir"] = str(Path(output_dir).expanduser())
     except RuntimeError:
-        raise LyricGPTError(f"output_dir is {args.output_dir!r}, but there is no home of that name") from None
-    check_arguments(args)
+        raise LyricGPTError(f"output_dir is {output_dir!r}, but there is no home of that name") from None
+    args = _with_dataset(values, given)
     if args.tracker != "none" and importlib.util.find_spec(args.tracker) is None:
         raise LyricGPTError(f"tracker is {args.tracker!r}, which is not installed: pip install {args.tracker}")
     return args
+
+
+def load_arguments(path: str | Path) -> Arguments:
+    """The configuration that a run saved as `run.yaml`.
+
+    Raises:
+        LyricGPTError: it is none, or a value cannot make a run.
+    """
+    namespace = _Parser().parse_args(_as_options(read_yaml(path)))
+    values = {name: getattr(namespace, name) for name in FIELDS}
+    return _with_dataset(values | {"output_dir": values["output_dir"] or str(Path(path).parent)})
+
+
+def _with_dataset(values: dict[str, Any], given: frozenset[str] = frozenset()) -> Arguments:
+    if values["dataset"] is None:
+        raise LyricGPTError("no corpus: give one with --dataset path/to/lyrics.csv")
+    return Arguments(**values, given=given)
 
 
 def _is_same_dataset(one: str | None, other: str | None) -> bool:
@@ -309,89 +437,6 @@ def _absolute(path: str) -> str | Path:
         return Path(path).expanduser().resolve()
     except (RuntimeError, ValueError):  # no home of that name, no path at all: refused where it is read
         return path
-
-
-def load_arguments(path: str | Path) -> Arguments:
-    """The configuration that a run saved as `run.yaml`.
-
-    Raises:
-        LyricGPTError: it is none, or a value cannot make a run.
-    """
-    parser = _Parser(GROUPS, allow_abbrev=False)
-    namespace = parser.parse_args(_as_options(read_yaml(path)))
-    args = Arguments(**{name: getattr(namespace, name) for name in FIELDS})
-    if args.output_dir is None:
-        args.output_dir = str(Path(path).parent)
-    check_arguments(args)
-    return args
-
-
-def check_arguments(args: Arguments) -> None:
-    """Raises LyricGPTError for values that cannot make a run."""
-    if args.dataset is None:
-        raise LyricGPTError("no corpus: give one with --dataset path/to/lyrics.csv")
-    for name in (
-        "block_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "batch_size",
-        "max_steps", "eval_interval", "eval_batches", "log_interval", "save_interval", "min_char_count",
-    ):  # fmt: skip
-        if not 1 <= getattr(args, name) <= LARGEST:
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1, and at most {LARGEST:,}")
-    if not 0 < args.validation_fraction < 1:
-        raise LyricGPTError(f"validation_fraction is {args.validation_fraction}; it must lie between 0 and 1")
-    for name in ("dropout", "decay_fraction"):
-        value = getattr(args, name)
-        if (value is not None and not 0 <= value <= 1) or (name == "dropout" and value == 1):
-            raise LyricGPTError(f"{name} is {value}; it must lie between 0 and 1")
-    if args.min_char_count > 1 and not args.special_tokens:
-        raise LyricGPTError(f"min_char_count is {args.min_char_count}, which needs special_tokens: true (for <|unk|>)")
-    if args.conditioning != "none" and (args.split == "characters" or not args.special_tokens):
-        raise LyricGPTError(
-            f"conditioning is {args.conditioning!r}, which needs split: songs and special_tokens: true: a header belongs to "
-            "a whole song"
-        )
-    if args.near_duplicates == "group" and args.split == "characters":
-        raise LyricGPTError(
-            "near_duplicates is 'group', which needs split: songs; with split: characters drop or keep them"
-        )
-    for name in ("max_songs", "sliding_window", "gradient_accumulation_steps"):
-        if getattr(args, name) is not None and not 1 <= getattr(args, name) <= LARGEST:
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 1, and at most {LARGEST:,}")
-    for name in ("learning_rate", "muon_learning_rate"):
-        if not 0 < getattr(args, name) < float("inf"):
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be above 0")
-    for name in (
-        "min_learning_rate",
-        "weight_decay",
-        "max_grad_norm",
-        "warmup_steps",
-        "early_stopping",
-        "quality_songs",
-    ):
-        if not 0 <= getattr(args, name) < float("inf"):
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be 0 or more")
-    for name in ("beta1", "beta2"):
-        if not 0 <= getattr(args, name) < 1:
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 0 and below 1")
-    for name in ("seed", "split_seed"):
-        if not 0 <= getattr(args, name) < 2**32:
-            raise LyricGPTError(f"{name} is {getattr(args, name)}; it must be at least 0 and below 2**32")
-    if args.sliding_window is not None and args.sliding_window > args.block_size:
-        raise LyricGPTError(f"sliding_window {args.sliding_window} is larger than block_size {args.block_size}")
-    if args.hidden_size % args.num_attention_heads:
-        raise LyricGPTError(
-            f"hidden_size {args.hidden_size} is not divisible by num_attention_heads {args.num_attention_heads}; "
-            f"the nearest that is: {max(1, round(args.hidden_size / args.num_attention_heads)) * args.num_attention_heads}"
-        )
-    if args.scores_scaled_by == "n_embd" and (args.variant, args.optimizer) != ("classic", "adamw"):
-        raise LyricGPTError(
-            f"scores_scaled_by is 'n_embd', which needs variant classic and optimizer adamw, not {args.variant} and "
-            f"{args.optimizer}"
-        )
-    if args.variant == "modern" and args.hidden_size // args.num_attention_heads % 2:
-        raise LyricGPTError(
-            f"hidden_size {args.hidden_size} / num_attention_heads {args.num_attention_heads} is odd, and rotary positions "
-            f"turn pairs; choose a hidden_size that is a multiple of {2 * args.num_attention_heads}"
-        )
 
 
 def describe_differences(saved: Arguments, now: Arguments) -> list[str]:

@@ -1,70 +1,62 @@
-"""Writes a model as a folder that `from_pretrained` loads anywhere: weights, configurations, tokenizer and code.
+"""Writes a model as a folder that `from_pretrained` loads anywhere.
 
-    python -m training_lyricgpt.export RUN OUT                                    an exact twin that needs no code
-    python -m training_lyricgpt.export --import_published STATE_DICT ALPHABET OUT  the published notebook's weights
-
-Notable:
-- Each file is written beside its place and renamed into it, the weights last: the folder is a model at any moment.
+python -m training_lyricgpt.export stock RUN OUT                         the same model in a stock architecture
+python -m training_lyricgpt.export published STATE_DICT ALPHABET OUT     the published notebook's weights
 """
 
 import argparse
-import os
+import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-import torch
-
-from modeling_lyricgpt import LyricGPTForCausalLM
-from tokenization_lyricgpt import LyricGPTTokenizer
-
 from . import LyricGPTError
+from .card.stock_card import stock_card
 from .files import UNFINISHED
-from .loading import generation_config, load_run
-from .published import SCALES, import_published
-from .sample import write_song
+from .model.folder import export_model
+from .model.loading import check_finite, generation_config, load_run
+from .model.published import SCALES, import_published
+from .model.stock import comparison_windows, text_to_compare, write_stock
 from .terminal import command
-from .tokens import load_run_corpus
-from .twins import comparison_windows, write_twin
-
-WEIGHTS = "model.safetensors"
 
 
-def export_model(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, folder: str | Path) -> None:
-    """Writes model, tokenizer and code into a run folder; other files in it stay.
-
-    Raises:
-        OSError: it cannot be written; what was there is still whole.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == WEIGHTS):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-                path.chmod(0o644)
-                os.replace(path, folder / path.name)
+def export_stock(run: str, out: Path) -> None:
+    """Writes the stock model of a run and says how equal it is."""
+    model, tokenizer = load_run(run)
+    check_finite(model, run)
+    ids, text = text_to_compare(run, model, tokenizer)
+    windows = comparison_windows(model, ids)
+    card = partial(stock_card, model, tokenizer, Path(run).resolve().name, windows.numel())
+    stock, difference = write_stock(model, tokenizer, windows, out, card)
+    print(
+        f"{out}: a {type(stock).__name__} of {stock.num_parameters():,} parameters; over {windows.numel():,} characters of "
+        f"{text} its logits differ by at most {difference:.1e} of the largest"
+    )
 
 
-def text_to_compare(run: str, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer) -> tuple[torch.Tensor, str]:
-    """Ids `(N,)` of a text to compare a model and its twin on, and what text it is.
+def export_published(state_dict: Path, alphabet: Path, out: Path, scaled_by: str | None) -> None:
+    """Writes the model of the published notebook's weights."""
+    model, tokenizer = import_published(state_dict, alphabet, scaled_by or SCALES[0])
+    model.generation_config = generation_config(tokenizer)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=UNFINISHED) as temporary:
+        export_model(model, tokenizer, Path(temporary) / "model")
+        (Path(temporary) / "model").replace(out)
+    print(f"{out}: a classic LyricGPT of {model.num_parameters():,} parameters, {len(tokenizer)} characters")
+    if scaled_by is None:
+        print(
+            "If it writes nonsense, try --scaled_by n_embd: one version of the notebook divides attention scores by "
+            "the root of the width instead of the head's size, and the weights do not tell which it was."
+        )
 
-    The run's held-out text where its corpus is at hand; otherwise what the model writes itself.
-    """
-    if (Path(run) / "run.yaml").exists():
-        try:
-            corpus = load_run_corpus(Path(run))
-        except LyricGPTError:  # it has moved, or stayed on another machine
-            corpus = None
-        if corpus is not None and corpus.tokenizer.alphabet == tokenizer.alphabet:
-            ids = corpus.validation.ids[: 64 * model.config.max_position_embeddings]
-            return torch.from_numpy(ids.astype("int64")), "its held-out text"
-    length = 4 * model.config.max_position_embeddings
-    song = write_song(model, tokenizer, min_new_tokens=length, max_new_tokens=length)
-    ids = tokenizer(song, split_special_tokens=True).input_ids
-    return torch.tensor(ids), "a song of its own (the corpus is not at hand)"
+
+def with_subcommand(argv: list[str]) -> list[str]:
+    """A command line as it is written now: `RUN OUT` and `--import_published STATE_DICT ALPHABET OUT` are older spellings."""
+    if argv and argv[0] in ("stock", "published", "-h", "--help"):
+        return argv
+    if "--import_published" in argv:
+        return ["published", *(part for part in argv if part != "--import_published")]
+    return ["stock", *argv]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -72,52 +64,32 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training_lyricgpt.export",
         description="Write a model as a stock GPT-2 or Qwen3 checkpoint, or import the published notebook's weights.",
-        usage="%(prog)s RUN OUT\n       %(prog)s --import_published STATE_DICT ALPHABET OUT",
     )
-    parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="run folder or Hub id, and the new folder; or see above"
-    )
-    parser.add_argument("--import_published", action="store_true", help="make a classic LyricGPT out of a state dict")
-    parser.add_argument(
+    commands = parser.add_subparsers(dest="command", required=True)
+    stock = commands.add_parser("stock", help="the same model in an architecture that ships with transformers")
+    stock.add_argument("run", help="run folder or Hub id")
+    published = commands.add_parser("published", help="a classic LyricGPT of the published notebook's weights")
+    published.add_argument("state_dict", type=Path, help="file of its tensors")
+    published.add_argument("alphabet", type=Path, help="its training text, or its characters in the order of their ids")
+    published.add_argument(
         "--scaled_by",
         choices=SCALES,
         help="attention scores were divided by the root of this, as that version of the notebook does (default: head_size)",
     )
-    args = parser.parse_args(argv)
-    if len(args.paths) != (3 if args.import_published else 2):
-        parser.error(f"expected {'STATE_DICT ALPHABET OUT' if args.import_published else 'RUN OUT'}, got {args.paths}")
-    if args.scaled_by and not args.import_published:
-        parser.error("--scaled_by belongs to --import_published")
-    out = Path(args.paths[-1])
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise LyricGPTError(f"{out} exists and is not an empty folder; nothing is overwritten: choose another name")
-    if args.import_published:
-        model, tokenizer = import_published(Path(args.paths[0]), Path(args.paths[1]), args.scaled_by or SCALES[0])
-        model.generation_config = generation_config(tokenizer)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=UNFINISHED) as temporary:
-            export_model(model, tokenizer, Path(temporary) / "model")
-            (Path(temporary) / "model").replace(out)
-        print(f"{out}: a classic LyricGPT of {model.num_parameters():,} parameters, {len(tokenizer)} characters")
-        if args.scaled_by is None:
-            print(
-                "If it writes nonsense, try --scaled_by n_embd: one version of the notebook divides attention scores by "
-                "the root of the width instead of the head's size, and the weights do not tell which it was."
-            )
-        return
-    model, tokenizer = load_run(args.paths[0])
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise LyricGPTError(f"{args.paths[0]}: the weights of {name} are not finite; there is nothing to export")
-    ids, text = text_to_compare(args.paths[0], model, tokenizer)
-    windows = comparison_windows(model, ids)
-    twin, difference = write_twin(model, tokenizer, windows, out, source=Path(args.paths[0]).resolve().name)
-    print(
-        f"{out}: a {type(twin).__name__} of {twin.num_parameters():,} parameters; over {windows.numel():,} characters of "
-        f"{text} its logits differ by at most {difference:.1e} of the largest"
-    )
+    for command_parser in (stock, published):
+        command_parser.add_argument("out", type=Path, help="the new folder")
+    args = parser.parse_args(with_subcommand(sys.argv[1:] if argv is None else argv))
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise LyricGPTError(
+            f"{args.out} exists and is not an empty folder; nothing is overwritten: choose another name"
+        )
+    if args.command == "stock":
+        export_stock(args.run, args.out)
+    else:
+        export_published(args.state_dict, args.alphabet, args.out, args.scaled_by)
 
+
+cli = command()(main)  # what `python` and the installed commands start
 
 if __name__ == "__main__":
-    with command():
-        main()
+    cli()

@@ -3,6 +3,12 @@
 import math
 
 
+def shown(text: str, most: int = 400) -> str:
+    """A text of a file or of a library in one line that a terminal can show."""
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
+    return "".join(character if character.isprintable() else "?" for character in line)[:most]
+
+
 def plural(count: int, noun: str, ending: str = "s") -> str:
     """A number and its noun."""
     return f"{count:,} {noun}" + ("" if count == 1 else ending)

@@ -1,0 +1,1 @@
+"""Lyrics become token streams."""

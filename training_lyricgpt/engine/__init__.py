@@ -1,0 +1,1 @@
+"""What training needs of a machine: optimizers, evaluation, checkpoints, plans."""

@@ -1,0 +1,144 @@
+"""The machine a run finds itself on: cores, memory, accelerator, and being asked to stop.
+
+Notable:
+- `accelerate launch` without a GPU gives each process one core; each takes its share of all.
+- A launcher that is killed leaves its process behind, unsignalled: a run stops when its launcher is gone. So do the workers of
+  a process that is killed.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate import Accelerator
+
+from .. import LyricGPTError
+from ..arguments import ModelArguments, OptimizationArguments, RunArguments
+from ..processes import core_count
+from ..terminal import Output
+
+# Elements of a hidden state `(B, T, hidden_size)` that a micro-batch has at most on a CPU. At 6 x 384 on two cores with
+# 1 MiB of second-level cache each, 4 to 16 windows of 256 are equally fast, and 64 a tenth slower.
+CACHED_ELEMENTS = 2**20
+
+
+def use_all_cores() -> None:
+    """Gives each local process its share of the cores; `accelerate launch` without a GPU gives each only one."""
+    if os.environ.get("OMP_NUM_THREADS", "") in ("", "1"):
+        torch.set_num_threads(max(1, core_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def keep_freed_memory() -> None:
+    """Keeps glibc from handing every large buffer back to the system and faulting it in again at the next step."""
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of <malloc.h>
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+def start_accelerator(args: OptimizationArguments, run: RunArguments) -> Accelerator:
+    """The accelerator of this machine, with the tracker that was asked for; progress bars are seen on a terminal alone.
+
+    Raises:
+        LyricGPTError: this machine or the optimizer cannot compute in the precision that was asked for.
+    """
+    use_all_cores()
+    keep_freed_memory()
+    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    accelerator = Accelerator(
+        # Several processes on a CPU find each other only if told that it is one.
+        cpu=wants_cpu or not torch.accelerator.is_available(),
+        mixed_precision=args.mixed_precision,
+        log_with=None if run.tracker == "none" else run.tracker,
+        project_dir=run.output_dir,
+    )
+    transformers.utils.logging.disable_progress_bar()  # a run has a bar of its own
+    if not (accelerator.is_main_process and sys.stderr.isatty()):
+        datasets.disable_progress_bars()
+    if accelerator.mixed_precision == "fp16" and (accelerator.device.type == "cpu" or args.optimizer == "muon"):
+        raise LyricGPTError("mixed_precision fp16 needs a GPU and the optimizer adamw; use bf16, or no")
+    return accelerator
+
+
+def start_tracker(accelerator: Accelerator, run: RunArguments, settings: dict[str, Any]) -> None:
+    """Begins to track a run, or goes on with it, where a tracker was asked for."""
+    if run.tracker != "none":
+        names = {"trackio": {"name": run.output_dir, "resume": "allow"}, "wandb": {"name": run.output_dir}}
+        known = {name: value for name, value in settings.items() if value is not None}
+        accelerator.init_trackers("lyricgpt", config=known, init_kwargs=names)
+
+
+def micro_batch_count(args: OptimizationArguments, shape: ModelArguments, accelerator: Accelerator) -> int:
+    """Micro-batches that each process divides its share of a batch into.
+
+    Raises:
+        LyricGPTError: `batch_size` cannot be divided like that.
+    """
+    processes, parts = accelerator.num_processes, args.gradient_accumulation_steps
+    share = args.batch_size // processes
+    if parts is None:
+        parts, elements = 1, share * shape.block_size * shape.hidden_size
+        if accelerator.device.type == "cpu" and not args.batch_size % processes:
+            divisors = [parts for parts in range(1, share + 1) if share % parts == 0]
+            parts = next((parts for parts in divisors if elements <= parts * CACHED_ELEMENTS), share)
+    if args.batch_size % (processes * parts):
+        raise LyricGPTError(
+            f"batch_size {args.batch_size} is not divisible by {processes} process(es) x "
+            f"{parts} gradient_accumulation_steps = {processes * parts}"
+        )
+    return parts
+
+
+def another_process_ended(error: RuntimeError) -> bool:
+    """Whether an error says that a process of the same run is gone: gloo has no class of error for it."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+class Stop:
+    """Whether the run was asked to stop: by a signal, or because its launcher or the reader of its output is gone.
+
+    A terminal that closes (SIGHUP) asks too, unless `nohup` has told this process to ignore that.
+    """
+
+    def __init__(self, output: Output):
+        self.number, self.output = 0, output
+        # A launcher that is killed leaves its process behind, unsignalled.
+        self.launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # (Windows has no SIGHUP)
+            if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait
+        self.number = number
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(2, b"\nstopping after this step; once more stops at once\n")
+
+    def requested(self, accelerator: Accelerator, is_logging: bool) -> signal.Signals | None:
+        """The signal that any process got, the same answer on every process; SIGTERM if the launcher is gone.
+
+        Several GPUs ask each other at logging steps only: asking makes each wait for all of them.
+        """
+        if self.launcher is not None and os.getppid() != self.launcher:
+            self.number = self.number or signal.SIGTERM
+        if isinstance(self.output.error, BrokenPipeError):
+            self.number = self.number or signal.SIGPIPE
+        number = self.number
+        if accelerator.num_processes > 1:
+            if accelerator.device.type != "cpu" and not is_logging:
+                return None
+            number = int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+        return signal.Signals(number) if number else None

@@ -1,0 +1,218 @@
+"""Writes what is sent of a run, its stock model and the demo into folders, and makes sure that they hold nothing else.
+
+Notable:
+- Nothing of a run folder is copied: records are read, checked and written anew, without paths and names of this machine
+  (`privacy`); pictures are drawn, weights saved, and the code is this project's own.
+"""
+
+import dataclasses
+import shutil
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from modeling_lyricgpt import LyricGPTForCausalLM
+from tokenization_lyricgpt import LyricGPTTokenizer
+
+from .. import LyricGPTError
+from ..arguments import Arguments, load_arguments
+from ..card.card import model_card
+from ..card.curves import draw_curves, write_samples
+from ..card.provenance import has_public_dataset, has_public_parent
+from ..card.records import Records
+from ..card.stock_card import stock_card
+from ..engine.environment import ENVIRONMENT, read_environment
+from ..engine.metrics import METRICS, best_evaluation, read_metrics, write_metrics
+from ..files import write_json, write_text
+from ..model.folder import check_code, check_links, export_model, read_settings, todays_code
+from ..model.loading import check_finite, generation_config, load_run
+from ..model.settings import ModelSettings
+from ..model.stock import comparison_windows, text_to_compare, write_stock
+from ..quality.judging import QUALITY, SONGS, read_quality, read_songs
+from ..record_types import Corpus, Evaluation, Quality, Songs, Start, read_record
+from .commits import fetch
+from .privacy import Told, check_private, strings_in, this_machine, without_words
+
+NEEDED = ("config.json", "run.yaml", METRICS, "corpus.json")
+# Of config.json, besides the model's own: what transformers notes.
+NEUTRAL_KEYS = {"architectures", "auto_map", "model_type", "transformers_version", "torch_dtype", "rope_theta"}
+STOCK_BRANCH = "native"
+SPACE = Path(__file__).resolve().parents[2] / "space"
+SPACE_FILES = ("README.md", "app.py", "requirements.txt", "songs.py", "style.css")
+
+
+def shareable_settings(values: dict[str, Any], public: frozenset[str]) -> dict[str, Any]:
+    """A run's configuration with file names in place of paths; `public` are its names on the Hub."""
+    names = {
+        name: PureWindowsPath(values[name]).name or "run"
+        for name in ("dataset", "validation_file", "output_dir", "init_from")
+        if values[name] is not None and values[name] not in public
+    }
+    return values | names
+
+
+def stage(
+    run: Path, repository: str, folder: Path, stock: str | None = None
+) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer, Told]:
+    """Writes into `folder` what is sent of a run; returns its model and tokenizer, and what it tells of its user.
+
+    Nothing of the run folder is copied: records are read, checked and written anew, pictures drawn, weights saved.
+
+    Args:
+        stock: Branch that will hold the same weights as a stock architecture, for the card to name.
+
+    Raises:
+        LyricGPTError: the run is not finished enough, or what would be sent is not what it should be.
+    """
+    check_links(run)
+    missing = [name for name in NEEDED if not (run / name).exists()]
+    if missing:
+        raise LyricGPTError(f"{run} is not a run that can be published: it has no {', '.join(missing)}")
+    model, tokenizer = load_run(str(run))
+    corpus, rows = read_record(run / "corpus.json", Corpus), read_metrics(run)
+    if not rows:
+        raise LyricGPTError(f"{run / METRICS} has no evaluation; restore it")
+    check_model(run, model, tokenizer, corpus["alphabet_characters"])
+    model.generation_config = generation_config(tokenizer)
+    export_model(model, tokenizer, folder)
+    args, step = load_arguments(run / "run.yaml"), best_evaluation(rows)["step"]
+    environment = read_environment(run)
+    machine = this_machine(run, (args.dataset, args.validation_file, args.init_from, args.output_dir))
+    if PureWindowsPath(args.output_dir).name in ("", ".."):  # what it is called must be known before it is cleaned
+        args = args.replace(output_dir=str(run.resolve()))
+    whole = Records(args, corpus, rows, model.config, read_quality(run, step), read_songs(run, step), environment, True)
+    machine.public = frozenset(
+        name
+        for name, is_public in ((args.dataset, has_public_dataset(whole)), (args.init_from, has_public_parent(whole)))
+        if is_public
+    )
+    told = Told(machine)
+    sent = Records(
+        Arguments(**told.settings("run.yaml", shareable_settings(args.to_dict(), machine.public))),
+        told.record("corpus.json", corpus, Corpus),
+        told.record(METRICS, rows, list[Evaluation]),
+        model.config,
+        whole.quality and told.record(QUALITY, whole.quality, Quality),
+        whole.songs and told.record(SONGS, whole.songs, Songs),
+        told.record(ENVIRONMENT, environment, list[Start]),
+        True,
+    )
+    sent.args.save(folder / "run.yaml")
+    for name, record in (("corpus.json", sent.corpus), (QUALITY, sent.quality), (SONGS, sent.songs)):
+        if record:
+            write_json(folder / name, record)
+    if (run / ENVIRONMENT).exists():
+        write_json(folder / ENVIRONMENT, sent.environment)
+    write_metrics(folder, sent.rows)
+    draw_curves(folder, sent.rows)
+    write_samples(folder, sent.rows)
+    write_text(folder / "README.md", str(model_card(sent, repository, stock)))
+    check_sent_code(folder)
+    check_private(folder, machine, texts_but_for_songs(sent, repository, stock))
+    return model, tokenizer, told
+
+
+def texts_but_for_songs(sent: Records, repository: str, stock: str | None) -> dict[str, str]:
+    """The files that hold songs, by name, with an x in place of each: what else they hold may not tell of a machine."""
+    bare = dataclasses.replace(
+        sent,
+        corpus=without_words(sent.corpus, Corpus),
+        rows=without_words(sent.rows, list[Evaluation]),
+        quality=sent.quality and without_words(sent.quality, Quality),
+        songs=sent.songs and without_words(sent.songs, Songs),
+        args=sent.args.replace(sample_prompt=""),
+    )
+    records = {
+        "run.yaml": bare.args.to_dict(),
+        "corpus.json": bare.corpus,
+        METRICS: bare.rows,
+        QUALITY: bare.quality,
+        SONGS: bare.songs,
+    }
+    texts = {name: "\n".join(strings_in(record)) for name, record in records.items()}
+    return texts | {"README.md": str(model_card(bare, repository, stock)), "samples.txt": ""}
+
+
+def check_model(run: Path, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, alphabet: str) -> None:
+    """Makes sure that weights are finite, and that tokenizer, configuration and corpus belong together.
+
+    Raises:
+        LyricGPTError: what is wrong.
+    """
+    check_finite(model, str(run))
+    if tokenizer.alphabet != alphabet:
+        raise LyricGPTError(
+            f"{run}: the tokenizer's alphabet is not the one of corpus.json; they do not belong together"
+        )
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ours, theirs = getattr(model.config, name), getattr(tokenizer, name)
+        if ours != theirs:
+            raise LyricGPTError(f"{run}: {name} is {ours} in config.json and {theirs} in the tokenizer")
+
+
+def check_sent_code(folder: Path) -> None:
+    """Makes sure that the code that others will trust is this project's, byte for byte, and is found beside the weights.
+
+    Raises:
+        LyricGPTError: the first file that is not.
+    """
+    check_code(folder)
+    ours = todays_code()
+    sent = {path.name: path.read_bytes() for path in folder.glob("*_lyricgpt.py")}
+    for name in sorted(ours.keys() | sent.keys()):
+        if ours.get(name) != sent.get(name):
+            raise LyricGPTError(f"{name} would not be sent as it is in this project; nothing was sent")
+    for name in ("config.json", "tokenizer_config.json"):
+        if not read_settings(folder / name).get("auto_map"):
+            raise LyricGPTError(f"{name} names no code, so nobody would find it; nothing was sent")
+    if strange := read_settings(folder / "config.json").keys() - ModelSettings.__annotations__.keys() - NEUTRAL_KEYS:
+        raise LyricGPTError(f"config.json has a key {min(strange)!r}, which LyricGPT does not know; delete it there")
+
+
+def stage_stock(
+    run: Path, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, repository: str, folder: Path
+) -> None:
+    """Writes into `folder` the stock model of the same weights; its card says how it is loaded.
+
+    Raises:
+        LyricGPTError: there is none that computes exactly the same.
+    """
+    windows, machine = comparison_windows(model, text_to_compare(str(run), model, tokenizer)[0]), this_machine(run)
+    known = (model, tokenizer, machine.clean(run.resolve().name), windows.numel())
+    write_stock(model, tokenizer, windows, folder, partial(stock_card, *known, place=(repository, STOCK_BRANCH)))
+    check_private(folder, machine)
+
+
+def stage_space(run: Path, folder: Path) -> None:
+    """Writes into `folder` what is sent of the demo: the files of `space/` as they are."""
+    if not SPACE.is_dir():
+        raise LyricGPTError("the demo's files lie in LyricGPT's repository alone: push --space from a clone of it")
+    folder.mkdir()
+    for name in SPACE_FILES:
+        shutil.copyfile(SPACE / name, folder / name)
+    check_private(folder, this_machine(run))
+
+
+def refresh(repository: str, branch: str, folder: Path) -> None:
+    """Fetches a published model into `folder`, and puts today's code in place of the code that it was published with.
+
+    Raises:
+        LyricGPTError: it cannot be fetched, or is no LyricGPT model.
+    """
+    fetch(repository, branch, folder)
+    if read_settings(folder / "config.json").get("model_type") != "lyricgpt":
+        raise LyricGPTError(f"{repository} holds no LyricGPT model on its branch {branch}: there is no code to refresh")
+    for path in folder.glob("*_lyricgpt.py"):
+        path.unlink()
+    for name, content in todays_code().items():
+        (folder / name).write_bytes(content)
+    check_links(folder)
+    check_sent_code(folder)
+
+
+def list_files(folder: Path) -> None:
+    """Prints the files of a folder with their sizes."""
+    sizes = {path.relative_to(folder): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    for name, size in sizes.items():
+        print(f"  {size:>12,} bytes  {name}")
+    print(f"  {sum(sizes.values()):>12,} bytes in all")

@@ -1,0 +1,201 @@
+"""Reads the published notebook's model: a plain state dict and an alphabet become a `classic` LyricGPT.
+
+Notable:
+- Nothing is unpickled: `.safetensors`, or a `.pt` that `torch.load` reads with `weights_only=True`.
+- That model has one small matrix a head; they are stacked into one projection here. Its causal masks are left out.
+- The notebook exists in two versions, and the weights do not tell which: attention scores are divided by the root of
+  the head's size, or (in the older one) of the model's width. LyricGPT does the former; for the latter the query
+  weights are scaled to make up for it.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
+from tokenization_lyricgpt import LyricGPTTokenizer
+
+from .. import LyricGPTError
+
+# What training scripts put a state dict under when they save more than that.
+NESTED = ("model_state_dict", "state_dict", "model")
+# Attention scores are divided by the root of this.
+SCALES = ("head_size", "n_embd")
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a `.pt`, `.pth` or `.safetensors` file by name, without executing anything in it.
+
+    Raises:
+        LyricGPTError: there is no such file, or it is not a plain state dict.
+    """
+    if not path.is_file():
+        raise LyricGPTError(f"no such file: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch and safetensors make of bytes that are something else
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise LyricGPTError(
+            f"{path} is not a plain state dict of tensors (nothing else is read, because reading it could execute code): "
+            f"{reason}. Save one with torch.save(model.state_dict(), …)"
+        ) from error
+    for name in NESTED:
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise LyricGPTError(f"{path} holds a {type(state).__name__}, not a state dict of tensors by name")
+    renamed = {re.sub(r"^(_orig_mod\.|module\.)+", "", name): value for name, value in state.items()}
+    if len(renamed) < len(state):
+        raise LyricGPTError(f"{path} holds the same weight under two names")
+    for name, value in renamed.items():
+        if value.layout != torch.strided or not value.is_floating_point() or not torch.isfinite(value).all():
+            raise LyricGPTError(f"{path}: {name} is not a tensor of finite numbers ({value.dtype}, {value.layout})")
+    return {name: value.float() for name, value in renamed.items()}
+
+
+def read_alphabet(path: Path, size: int) -> list[str]:
+    """The characters in the order of their ids.
+
+    The file is a JSON list of characters, a JSON object (character to id, or id to character), a text that holds each
+    character once in the order of ids, or the training text itself, whose sorted characters are the alphabet.
+
+    Raises:
+        LyricGPTError: it does not give `size` characters.
+    """
+    if not path.is_file():
+        raise LyricGPTError(f"no such file: {path}")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        entries = json.loads(text) if path.suffix == ".json" else text
+        if isinstance(entries, dict):
+            if all(type(value) is int for value in entries.values()):
+                entries = {index: character for character, index in entries.items()}
+            entries = {int(index): character for index, character in entries.items()}
+            if sorted(entries) != list(range(len(entries))):
+                raise LyricGPTError(
+                    f"{path}: the ids must be 0 to {len(entries) - 1}, each once; found {sorted(entries)}"
+                )
+            entries = [entries[index] for index in range(len(entries))]
+        if not isinstance(entries, str) and not all(isinstance(entry, str) and len(entry) == 1 for entry in entries):
+            raise TypeError("it holds something else than single characters")
+    except (ValueError, TypeError) as error:
+        raise LyricGPTError(f"{path} cannot be read as an alphabet: {error}") from error
+    if isinstance(entries, str) and len(entries) == size + 1 and len(set(entries)) == size:
+        entries = entries.removesuffix("\n")  # which an editor added
+    characters = list(entries)
+    if isinstance(entries, str) and len(set(characters)) < len(characters):
+        characters = sorted(set(characters))
+    if len(characters) != size or len(set(characters)) != size:
+        raise LyricGPTError(
+            f"{path} gives {len(set(characters))} distinct characters, and the model has {size}; give the training text, or "
+            "the characters in the order of their ids, each once, without a line break at the end that is none of them"
+        )
+    return characters
+
+
+def take(state: dict[str, torch.Tensor], name: str, *shape: int | None) -> torch.Tensor:
+    """Takes a tensor out of a state dict, its shape checked where a number is given."""
+    if name not in state:
+        raise LyricGPTError(
+            f"this is not the published model: it has no {name} (what it has begins {', '.join(sorted(state)[:3])} …)"
+        )
+    tensor = state.pop(name)
+    if tensor.dim() != len(shape) or any(
+        want not in (None, have) for want, have in zip(shape, tensor.shape, strict=True)
+    ):
+        wanted = " × ".join("any" if size is None else str(size) for size in shape)
+        raise LyricGPTError(f"this is not the published model: {name} is {tuple(tensor.shape)}, expected {wanted}")
+    return tensor
+
+
+def import_published(
+    state_dict: Path, alphabet: Path, scale: str = "head_size"
+) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
+    """Model and tokenizer of the published notebook's state dict.
+
+    Args:
+        state_dict: A file of tensors named like `blocks.0.sa.heads.0.key.weight`.
+        alphabet: See `read_alphabet`.
+        scale: What attention scores were divided by the root of: `"head_size"` or `"n_embd"`.
+
+    Raises:
+        LyricGPTError: any other model, with the first name or shape that differs.
+    """
+    state = read_state_dict(state_dict)
+    embedding = take(state, "token_embedding_table.weight", None, None)
+    vocab_size, width = embedding.shape
+    positions = take(state, "position_embedding_table.weight", None, width)
+    numbers = [re.match(r"blocks\.(\d+)\.sa\.heads\.(\d+)\.", name) for name in state]
+    found = [(int(number[1]), int(number[2])) for number in numbers if number]
+    mask = torch.tril(torch.ones(len(positions), len(positions)))
+    for layer, head in found:
+        tril = state.pop(f"blocks.{layer}.sa.heads.{head}.tril", mask)
+        if not torch.equal(tril, mask):
+            raise LyricGPTError(
+                f"this is not the published model: blocks.{layer}.sa.heads.{head}.tril is not the causal mask of its "
+                f"{len(positions)} positions"
+            )
+    num_layers, num_heads = (max((pair[part] for pair in found), default=0) + 1 for part in (0, 1))
+    if width % num_heads:
+        raise LyricGPTError(
+            f"this is not the published model: its width {width} is not a multiple of {num_heads} heads"
+        )
+    head_size = width // num_heads
+    inner = state.get("blocks.0.ffwd.net.0.bias", torch.empty(0)).numel()
+    characters = read_alphabet(alphabet, vocab_size)
+    tokenizer = LyricGPTTokenizer.from_alphabet(characters, special_tokens=False)
+    # Our ids are in the order of code points; theirs are wherever the alphabet says.
+    order = torch.tensor([characters.index(character) for character in tokenizer.alphabet])
+
+    weights = {
+        "model.embed_tokens.weight": embedding[order],
+        "model.embed_positions.weight": positions,
+        "lm_head.weight": take(state, "lm_head.weight", vocab_size, width)[order],
+        "lm_head.bias": take(state, "lm_head.bias", vocab_size)[order],
+        "model.norm.weight": take(state, "ln_f.weight", width),
+        "model.norm.bias": take(state, "ln_f.bias", width),
+    }
+    for layer in range(num_layers):
+        theirs, ours = f"blocks.{layer}", f"model.layers.{layer}"
+        for name in ("query", "key", "value"):
+            heads = [
+                take(state, f"{theirs}.sa.heads.{head}.{name}.weight", head_size, width) for head in range(num_heads)
+            ]
+            weights[f"{ours}.self_attn.{name[0]}_proj.weight"] = torch.cat(heads)
+        if scale == "n_embd":
+            weights[f"{ours}.self_attn.q_proj.weight"] *= (head_size / width) ** 0.5
+        shapes = {
+            "sa.proj": ("self_attn.o_proj", width, width),
+            "ffwd.net.0": ("mlp.up_proj", inner, width),
+            "ffwd.net.2": ("mlp.down_proj", width, inner),
+        }
+        for name, (module, rows, columns) in shapes.items():
+            weights[f"{ours}.{module}.weight"] = take(state, f"{theirs}.{name}.weight", rows, columns)
+            weights[f"{ours}.{module}.bias"] = take(state, f"{theirs}.{name}.bias", rows)
+        for name, module in (("ln1", "input_layernorm"), ("ln2", "post_attention_layernorm")):
+            for part in ("weight", "bias"):
+                weights[f"{ours}.{module}.{part}"] = take(state, f"{theirs}.{name}.{part}", width)
+    if state:
+        raise LyricGPTError(
+            f"this is not the published model: it also has {', '.join(sorted(state)[:3])}, which it has no place for"
+        )
+    config = LyricGPTConfig(
+        variant="classic",
+        vocab_size=vocab_size,
+        hidden_size=width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        max_position_embeddings=len(positions),
+        intermediate_size=inner,
+    )
+    model = LyricGPTForCausalLM(config).eval()
+    model.load_state_dict(weights)
+    return model, tokenizer

@@ -1,0 +1,1 @@
+"""What songs are like, and what they copy."""
