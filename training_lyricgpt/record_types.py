@@ -58,7 +58,7 @@ class File(TypedDict):
 
 @typed
 class Straddling(TypedDict, total=False):
-    """How many held-out songs have a near-duplicate in training."""
+    """How many validation songs have a near-duplicate in training."""
 
     as_drawn: Count
     as_split: Count
@@ -177,7 +177,7 @@ class Passage(TypedDict):
 
 @typed
 class Side(TypedDict):
-    """Figures of songs, sampled or held out."""
+    """Figures of songs: sampled ones, or those of the validation split."""
 
     songs: Count
     characters: Count

@@ -1,8 +1,7 @@
 """A run: its folder, and all that stands around the steps of its training.
 
 Notable:
-- Nothing is ever overwritten: a folder with another run, with files that are none, or with a run that lost its record
-  or its checkpoints is refused with what to do.
+- Nothing is ever overwritten: see `model.resuming`.
 - Where processes wait for each other, all of them call the same method at the same step.
 - What is written is checked and written by the main process alone; only it knows all of `rows`.
 """

@@ -173,7 +173,7 @@ def keep_first(cluster: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def split_clusters(cluster: np.ndarray, order: np.ndarray, count: int) -> np.ndarray:
-    """Which songs are held out, about `count` of them, so that no cluster is divided: bool, shape `(songs,)`.
+    """Which songs are for validation, about `count` of them, so that no cluster is divided: bool, shape `(songs,)`.
 
     A cluster stands in the order where its first song does; the last ones are for validation.
 
@@ -195,5 +195,5 @@ def split_clusters(cluster: np.ndarray, order: np.ndarray, count: int) -> np.nda
 
 
 def straddling(cluster: np.ndarray, is_validation: np.ndarray) -> int:
-    """Held-out songs with a near-duplicate among the others."""
+    """Validation songs with a near-duplicate among the others."""
     return int(np.isin(cluster[is_validation], cluster[~is_validation]).sum())
