@@ -8,7 +8,13 @@ import torch
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import parse_arguments
-from training_lyricgpt.engine.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from training_lyricgpt.engine.checkpoints import (
+    _record_checksum,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from training_lyricgpt.engine.optimization import build_optimizers
 
 IDS = torch.arange(20)[None]
@@ -108,6 +114,42 @@ def test_a_changed_step_number_is_damage_too(tmp_path):
     path = save_checkpoint(tmp_path, 2, model, optimizers, {}) / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 3}))
     assert latest_checkpoint(tmp_path)[0] is None
+
+
+ODD = {
+    "another type": lambda record: record.update(state={"elapsed_seconds": "x"}),
+    "no state": lambda record: record.pop("state"),
+    "a file elsewhere": lambda record: record["sha256"].update({"../../secret": "0" * 64}),
+    "an enormous step": lambda record: record.update(step=10**30),
+    "no optimizers": lambda record: record.update(optimizers=5),
+}
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_an_odd_record_whose_checksum_is_right_is_passed_over(tmp_path, change):
+    model, optimizers = build()
+    advance(model, optimizers, 1)
+    save_checkpoint(tmp_path, 1, model, optimizers, {})
+    path = save_checkpoint(tmp_path, 2, model, optimizers, {}) / "state.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record | {"record_sha256": _record_checksum(record)}))
+    assert_passed_over(tmp_path)
+    path.write_text("[" * 200_000)
+    assert_passed_over(tmp_path)
+
+
+def test_an_optimizer_state_of_another_kind_is_refused_in_one_line(tmp_path):
+    model, optimizers = build()
+    advance(model, optimizers, 1)
+    path = save_checkpoint(tmp_path, 1, model, optimizers, {}) / "state.json"
+    for odd in ([{"x": 1}, {}], [{"0.step": []}, {}], [{}]):
+        record = json.loads(path.read_text()) | {"optimizers": odd}
+        path.write_text(json.dumps(record | {"record_sha256": _record_checksum(record)}))
+        with pytest.raises(LyricGPTError, match="does not fit this configuration") as refused:
+            load_checkpoint(latest_checkpoint(tmp_path)[0], *build())
+            optimizers[0].step()
+        assert "\n" not in str(refused.value)
 
 
 def test_a_save_that_was_cut_off_is_no_checkpoint(tmp_path):

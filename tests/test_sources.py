@@ -379,7 +379,8 @@ def test_a_thread_that_still_reads_does_not_take_the_process_down_at_its_end(tmp
         file.writelines(["la la la and so the river runs\n"] * 3_000_000)
     code = """
 import io, sys, time
-from training_lyricgpt import LyricGPTError, tables
+from training_lyricgpt import LyricGPTError
+from training_lyricgpt.corpus import tables
 from training_lyricgpt.arguments import parse_arguments
 from training_lyricgpt.corpus.cache import load_corpus
 read = io.BufferedReader.read

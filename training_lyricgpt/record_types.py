@@ -247,6 +247,25 @@ class Start(TypedDict):
     init_from: NotRequired[Literal["hub", "folder"]]
 
 
+@typed
+class TrainingState(TypedDict):
+    """What a checkpoint keeps besides weights and moments; a gradient scaler's state is `scaler`."""
+
+    elapsed_seconds: NotRequired[Figure]
+    scaler: NotRequired[dict[str, float]]
+
+
+@typed
+class SavedCheckpoint(TypedDict):
+    """`state.json` of a checkpoint."""
+
+    step: Count
+    state: TrainingState
+    optimizers: list[dict[str, Any]]
+    sha256: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], Checksum]
+    record_sha256: Checksum
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Reading
 

@@ -154,7 +154,7 @@ class Run:
         if checkpoint is not None:
             load_checkpoint(checkpoint, model, self.optimizers)
             step = self.saved_step = checkpoint.step
-            self.elapsed = checkpoint.state["elapsed_seconds"]
+            self.elapsed = checkpoint.state.get("elapsed_seconds", 0.0)
             if (scaler := checkpoint.state.get("scaler")) and self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(scaler)
         if (self.folder / WEIGHTS).exists():  # else it stopped within the first evaluation

@@ -24,6 +24,7 @@ from torch import nn
 
 from .. import LyricGPTError
 from ..files import UNFINISHED, hash_file, write_json
+from ..record_types import SavedCheckpoint, parse_record, read_text_of
 
 KEEP = 2
 NAME = re.compile(r"step-(\d{8})")
@@ -85,7 +86,7 @@ def save_checkpoint(
 
     Args:
         folder: The run's `checkpoints` folder.
-        state: Anything JSON holds that must come back with the checkpoint.
+        state: What comes back with the checkpoint: see `TrainingState`.
 
     Raises:
         LyricGPTError: it cannot be written; earlier checkpoints are untouched.
@@ -145,13 +146,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         ValueError: what is wrong with it.
     """
     try:
-        record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if record["record_sha256"] != _record_checksum(record):
+        text = read_text_of(folder / "state.json")
+        record = parse_record(text, SavedCheckpoint, folder / "state.json", "it is passed over")
+        if record["record_sha256"] != _record_checksum(json.loads(text)):
             raise ValueError("state.json does not match its checksum")
         for name, expected in record["sha256"].items():
             if hash_file(folder / name) != expected:
                 raise ValueError(f"{name} does not match its checksum")
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, LyricGPTError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     return Checkpoint(folder, record["step"], record["state"])
 
@@ -178,5 +180,6 @@ def load_checkpoint(checkpoint: Checkpoint, model: nn.Module, optimizers: list[t
         model.load_state_dict(load_file(checkpoint.folder / "model.safetensors"))
         for index, (optimizer, values) in enumerate(zip(optimizers, record["optimizers"], strict=True)):
             restore_optimizer(optimizer, load_file(checkpoint.folder / f"optimizer-{index}.safetensors"), values)
-    except (RuntimeError, ValueError, FileNotFoundError) as error:
-        raise LyricGPTError(f"{checkpoint.folder} does not fit this configuration: {error}") from error
+    except Exception as error:  # torch raises what it pleases at a state that is not its own
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise LyricGPTError(f"{checkpoint.folder} does not fit this configuration: {what}") from error
