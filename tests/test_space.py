@@ -417,6 +417,7 @@ def test_the_space_imports_what_its_requirements_name():
     from test_repository import imports
 
     ours = {path.stem for path in (PROJECT / "space").glob("*.py")}
+    ours.add("training_lyricgpt")  # which is asked for a run folder alone, and lies beside that
     used = {name.split(".")[0] for path in (PROJECT / "space").glob("*.py") for name in imports(path)}
     assert used - ours - set(sys.stdlib_module_names) == required
 
