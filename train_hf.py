@@ -6,7 +6,7 @@ evaluate -> forward -> backward -> step -> log. Notable:
 - A batch is a function of (seed, step) and dropout of (seed, step, process, micro-batch), so there is no generator to
   save and a resumed run is the run that was never stopped.
 - The run folder is a model from the first evaluation on: the best weights so far.
-- The same command goes on after anything; SIGINT, SIGTERM and a terminal that closes finish the step, save, and say how.
+- The same command resumes a run. On SIGINT, SIGTERM or a closed terminal, a run finishes the step, saves, and prints how to resume.
 - On a CPU in float32 the step has kernels of its own (`cpu_kernels`); everywhere else it is the platform's.
 """
 

@@ -2,7 +2,7 @@
 
 Notable:
 - A function takes the group that it needs; `Arguments` is all four, frozen once parsed.
-- Bounds stand beside each field, what two fields must have in common in their group.
+- Each field has its bounds; rules about two fields are in the group's `__post_init__`.
 - YAML values pass through the same parser as the command line, so that `3e-4` is a number in both and a wrong type is
   the same message in both.
 - An unknown key is refused with the nearest known name: a misspelt option that is silently ignored costs a night.
@@ -16,6 +16,7 @@ import importlib.util
 import math
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -26,7 +27,7 @@ from transformers import HfArgumentParser
 from . import LyricGPTError
 from .files import write_text
 
-# In a clone beside this package, in an installed one inside of it.
+# In a clone, configs/ is next to this package; when installed, it is inside.
 CONFIGS = next(
     folder
     for folder in (Path(__file__).with_name("configs"), Path(__file__).resolve().parents[1] / "configs")
@@ -34,7 +35,7 @@ CONFIGS = next(
 )
 DEFAULT_CONFIG = CONFIGS / "sample.yaml"
 
-LARGEST = 10**12  # that a number of a run may be
+LARGEST = 10**12  # of any count
 
 # What may change between two starts of one run; everything else that differs is refused.
 MAY_CHANGE = (
@@ -79,7 +80,7 @@ def describe(text: str, default: Any, bounds: Bounds | None = None) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Settings that belong together; those that cannot be raise `LyricGPTError`."""
+    """Settings that belong together. Invalid values raise `LyricGPTError`."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -90,46 +91,65 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusArguments(Group):
-    """Where the lyrics come from and how they are prepared."""
+    """Your songs, and how they are prepared."""
 
     dataset: str | None = describe(
-        "Path or glob of the lyrics: .csv, .tsv, .jsonl, .parquet (one song a row) or .txt (one document), also compressed "
-        "(.gz, .zst, .zip); or a dataset of the Hub: user/name, user/name:config, user/name:config:split.",
+        "Your lyrics: a table with one song per row (.csv, .tsv, .jsonl, .parquet), a text file (.txt), any of "
+        "these compressed (.gz, .zst, .zip), a pattern for several files, or a dataset on the Hub (user/name, "
+        "user/name:config, user/name:config:split).",
         None,
     )
     data_license: str | None = describe(
-        "Licence of the lyrics, for the model card: an identifier of the Hub (cc0-1.0, cc-by-4.0, …) or any other words. "
-        "Default: none is stated. One that stands in the configuration is of the dataset that stands there.",
+        "License of your lyrics, shown in the model card: an identifier of the Hub (cc0-1.0, cc-by-4.0, …) or "
+        "your own words. If not set: no license is stated. A license in the configuration file belongs to the "
+        "dataset in the same file.",
         None,
     )
-    text_column: str | None = describe("Column that holds the lyrics. Default: found by name (text, lyrics, …).", None)
-    artist_column: str | None = describe("Column of the artist. Default: found by name (artist, singer, …).", None)
-    title_column: str | None = describe("Column of the title. Default: found by name (song, title, …).", None)
-    encoding: str = describe("Text encoding of the files.", "utf-8")
+    text_column: str | None = describe(
+        "Name of the column with the lyrics. If not set: found by its name (text, lyrics, …).", None
+    )
+    artist_column: str | None = describe(
+        "Name of the column with the artist. If not set: found by its name (artist, singer, …).", None
+    )
+    title_column: str | None = describe(
+        "Name of the column with the title. If not set: found by its name (song, title, …).", None
+    )
+    encoding: str = describe("Text encoding of the files, for example latin-1.", "utf-8")
     cleaning: Literal["none", "standard"] = describe(
-        "standard: line endings to LF, trailing blanks off, at most one blank line in a row, Unicode NFC, control "
-        "characters out. none: as it is.",
+        "standard: unify line breaks, remove trailing spaces and control characters, keep at most one empty line "
+        "in a row, use Unicode NFC. none: change nothing.",
         "standard",
     )
     split: Literal["songs", "characters"] = describe(
-        "songs: whole songs are held out. characters: songs are joined and the last characters are held out. "
-        "A .txt file is always split by characters.",
+        "songs: set whole songs aside for validation. characters: join all songs and set the end aside. A .txt "
+        "file is always split by characters.",
         "songs",
     )
-    split_seed: int = describe("Seed of the order of the songs, and so of the split. Independent of `seed`.", 42, SEED)
-    validation_fraction: float = describe("Share of the songs (or characters) held out for validation.", 0.1, INSIDE)
-    validation_file: str | None = describe("Hold out this file instead of a share of `dataset`.", None)
-    alphabet: Literal["train", "corpus"] = describe("Which part the alphabet is taken from.", "train")
-    min_char_count: int = describe("Characters that occur less often become <|unk|>.", 1, COUNT)
-    special_tokens: bool = describe("Whether <|endoftext|>, <|unk|> and <|pad|> are in the alphabet.", True)
-    max_songs: int | None = describe("Use this many songs only.", None, COUNT)
+    split_seed: int = describe(
+        "Seed for the order of the songs, which decides which of them are for validation. Independent of seed.",
+        42,
+        SEED,
+    )
+    validation_fraction: float = describe(
+        "Share of the songs (or characters) to set aside for validation.", 0.1, INSIDE
+    )
+    validation_file: str | None = describe("Use this file for validation instead of a part of the dataset.", None)
+    alphabet: Literal["train", "corpus"] = describe(
+        "Which songs the alphabet is taken from: those for training (train) or all (corpus).", "train"
+    )
+    min_char_count: int = describe("Replace characters that occur less often than this with <|unk|>.", 1, COUNT)
+    special_tokens: bool = describe("Whether the alphabet has <|endoftext|>, <|unk|> and <|pad|>.", True)
+    max_songs: int | None = describe("Use only this many rows, drawn with split_seed.", None, COUNT)
     near_duplicates: Literal["group", "drop", "keep", "ignore"] | None = describe(
-        "Songs that are nearly the same, covers for example. group: kept on one side of the split. drop: all but the first "
-        "left out. keep: only counted. ignore: not searched for. Default: group where songs are held out, else keep.",
+        "What to do with songs that are almost the same, such as covers. group: keep them on the same side of the "
+        "split. drop: keep only the first. keep: only count them. ignore: don't look for them. If not set: group, or "
+        "keep if the split is by characters.",
         None,
     )
     conditioning: Literal["none", "title", "artist_title"] = describe(
-        "Header that songs begin with in training, so that a prompt may name a title, or an artist and a title.", "none"
+        "Put a header with the title, or with artist and title, before each song in training, so that you can ask "
+        "for a song by them.",
+        "none",
     )
 
     def __post_init__(self):
@@ -151,34 +171,39 @@ class CorpusArguments(Group):
 
 @dataclasses.dataclass(frozen=True)
 class ModelArguments(Group):
-    """The model's shape; names as in `LyricGPTConfig`."""
+    """The size and kind of the model."""
 
     variant: Literal["classic", "modern"] = describe(
-        "classic: the published model. modern: rotary, RMSNorm, SwiGLU.", "modern"
+        "modern: a current design (rotary positions, RMSNorm, SwiGLU, a sliding window). classic: the design of the original notebook, close to GPT-2.",
+        "modern",
     )
-    block_size: int = describe("Characters a training window holds.", 256, COUNT)
-    hidden_size: int = describe("Width of the model.", 384, COUNT)
+    block_size: int = describe("How many characters the model sees at once during training.", 256, COUNT)
+    hidden_size: int = describe("Width of the model. Must be a multiple of num_attention_heads.", 384, COUNT)
     num_hidden_layers: int = describe("Number of layers.", 6, COUNT)
     num_attention_heads: int = describe("Number of attention heads.", 6, COUNT)
     dropout: float | None = describe(
-        "Dropout of the residual branches and, in classic, of the attention weights. Default: classic 0.2, modern 0.",
+        "Dropout of the residual branches and, in classic, of the attention weights. If not set: 0.2 for classic, 0 "
+        "for modern.",
         None,
         PART,
     )
     initialization: Literal["normal", "torch"] = describe(
-        "normal: deviation 0.02, as GPT-2. torch: PyTorch's own, as the first version of the published notebook.",
+        "How the weights begin. normal: like GPT-2, with a standard deviation of 0.02. torch: PyTorch's defaults, "
+        "like the first version of the original notebook.",
         "normal",
     )
     scores_scaled_by: Literal["head_size", "n_embd"] = describe(
-        "What attention scores are divided by the root of. n_embd: the width, as the first version of the published "
-        "notebook; classic with adamw only.",
+        "Divide attention scores by the square root of this. n_embd: the width, like the first version of the "
+        "published notebook (only for classic with adamw).",
         "head_size",
     )
     init_from: str | None = describe(
-        "Begin with the weights and the alphabet of this run folder or Hub id; its shape is taken over.", None
+        "Start with the weights and the alphabet of this run folder or model on the Hub. The new model has the "
+        "same size.",
+        None,
     )
     sliding_window: int | None = describe(
-        "Characters a modern layer attends to. Default: half of block_size.", None, COUNT
+        "How many characters each layer of a modern model looks back. If not set: half of block_size.", None, COUNT
     )
 
     def __post_init__(self):
@@ -202,61 +227,76 @@ class ModelArguments(Group):
 class OptimizationArguments(Group):
     """How it is trained."""
 
-    batch_size: int = describe("Sequences an optimizer step, over all processes and accumulation steps.", 64, COUNT)
+    batch_size: int = describe("How many pieces of text the model reads per step, over all processes.", 64, COUNT)
     gradient_accumulation_steps: int | None = describe(
-        "Micro-batches an optimizer step on each process. Default: on a CPU as many as keep one in its caches, else 1.",
+        "How many parts each process divides its share of a batch into. If not set: on a CPU, as many as keep a part "
+        "in the processor's caches, otherwise 1.",
         None,
         COUNT,
     )
-    max_steps: int = describe("Optimizer steps.", 5000, COUNT)
+    max_steps: int = describe("How many steps to train.", 5000, COUNT)
     optimizer: Literal["adamw", "muon"] = describe(
-        "adamw, or muon for the matrices of the blocks with adamw for the rest.", "adamw"
+        "adamw, or muon (Muon for the matrices of the layers and AdamW for the rest).", "adamw"
     )
-    learning_rate: float = describe("Peak learning rate of AdamW.", 3e-4, RATE)
-    muon_learning_rate: float = describe("Peak learning rate of Muon.", 0.02, RATE)
-    min_learning_rate: float = describe("Learning rate that a decaying schedule ends at.", 0.0, FROM_ZERO)
-    beta1: float = describe("AdamW's first-moment decay.", 0.9, PART)
-    beta2: float = describe("AdamW's second-moment decay.", 0.999, PART)
+    learning_rate: float = describe("Highest learning rate of AdamW.", 3e-4, RATE)
+    muon_learning_rate: float = describe("Highest learning rate of Muon.", 0.02, RATE)
+    min_learning_rate: float = describe(
+        "AdamW's learning rate at the end of a decaying schedule. Muon's ends at the same fraction of its peak.",
+        0.0,
+        FROM_ZERO,
+    )
+    beta1: float = describe("AdamW's beta1, the decay of its first moment.", 0.9, PART)
+    beta2: float = describe("AdamW's beta2, the decay of its second moment.", 0.999, PART)
     weight_decay: float = describe("Decoupled weight decay.", 0.01, FROM_ZERO)
     decay_parameters: Literal["matrices", "all"] = describe(
-        "matrices: decay weights of two dimensions only. all: biases and norms too, as torch's default does.",
+        "matrices: apply weight decay to matrices only. all: also to biases and norms, like PyTorch's default.",
         "matrices",
     )
-    max_grad_norm: float = describe("Clip the gradient to this norm; 0 does not clip.", 1.0, FROM_ZERO)
+    max_grad_norm: float = describe(
+        "Clip the norm of the gradient to this value. 0 turns clipping off.", 1.0, FROM_ZERO
+    )
     lr_schedule: Literal["constant", "cosine", "trapezoid"] = describe(
-        "After the warm-up. trapezoid: constant, then linear over the last decay_fraction of the steps.", "cosine"
+        "What the learning rate does after the warm-up. constant: nothing. cosine: falls along a cosine. "
+        "trapezoid: stays constant, then falls in a straight line over the last decay_fraction of the steps.",
+        "cosine",
     )
-    decay_fraction: float = describe("Share of the steps over which a trapezoid decays.", 0.6, SHARE)
-    warmup_steps: int = describe("Steps over which the learning rate rises linearly.", 100, FROM_ZERO)
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = describe(
-        "Default: what accelerate is configured for.", None
+    decay_fraction: float = describe(
+        "Share of the steps during which the learning rate of a trapezoid falls.", 0.6, SHARE
     )
-    compile: bool = describe("torch.compile the model.", False)
-    seed: int = describe("Seed of the initialisation, the batches, the dropout and the samples.", 1337, SEED)
+    warmup_steps: int = describe("Number of steps during which the learning rate rises to its peak.", 100, FROM_ZERO)
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = describe("If not set: as accelerate is configured.", None)
+    compile: bool = describe("Compile the model with torch.compile.", False)
+    seed: int = describe("Seed for the initial weights, the batches, the dropout and the songs.", 1337, SEED)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunArguments(Group):
-    """What is measured, said, saved, and where."""
+    """What is measured, reported and saved, and where."""
 
-    eval_interval: int = describe("Steps between evaluations.", 500, COUNT)
+    eval_interval: int = describe("Number of steps between evaluations.", 500, COUNT)
     eval_batches: int = describe(
-        "Batches an evaluation reads of each split; all of a split that has fewer.", 100, COUNT
+        "How many batches of each split to read per evaluation. A smaller split is read whole.", 100, COUNT
     )
     eval_only: bool = describe("Evaluate the model in output_dir and stop.", False)
-    plan: bool = describe("Print what the run would take on this machine, and stop.", False)
-    log_interval: int = describe("Steps between two readings of the loss.", 10, COUNT)
-    save_interval: int = describe("Steps between two checkpoints.", 500, COUNT)
-    sample_prompt: str = describe("Prompt of the sample at each evaluation; empty starts a song.", "")
+    plan: bool = describe("Estimate what the run would take on this computer, and stop.", False)
+    log_interval: int = describe("Number of steps between updates of the progress bar and the tracker.", 10, COUNT)
+    save_interval: int = describe("Number of steps between checkpoints.", 500, COUNT)
+    sample_prompt: str = describe("How the song at each evaluation begins. Empty: the model begins.", "")
     quality_songs: int = describe(
-        "Songs that the finished model writes to be judged beside held-out ones; 0 for none.", 16, FROM_ZERO
+        "How many songs to write after the training, to measure how good they are and how much they copy. 0 turns this off.",
+        16,
+        FROM_ZERO,
     )
     early_stopping: int = describe(
-        "Stop after this many evaluations without a better validation loss; 0 goes on.", 0, FROM_ZERO
+        "Stop after this many evaluations without a better validation loss. 0 never stops early.", 0, FROM_ZERO
     )
-    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = describe("Where losses are logged besides.", "none")
-    output_dir: str | None = describe("The run's folder.", None)
-    resume: Literal["auto", "never"] = describe("auto: go on with a run that is there. never: refuse it.", "auto")
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = describe(
+        "Also send all figures to this tool.", "none"
+    )
+    output_dir: str | None = describe("Folder of the run. If not set: runs/ and the name of the configuration.", None)
+    resume: Literal["auto", "never"] = describe(
+        "auto: resume the run if there is one in output_dir. never: stop with an error if there is one.", "auto"
+    )
 
 
 # NUL and surrogates: no file's name, no column and no text can hold them.
@@ -313,6 +353,11 @@ GROUPS = (CorpusArguments, ModelArguments, OptimizationArguments, RunArguments)
 FIELDS: dict[str, dataclasses.Field] = {field.name: field for group in GROUPS for field in dataclasses.fields(group)}
 
 
+FIRST = (
+    "dataset", "output_dir", "max_steps", "init_from", "dropout", "hidden_size", "num_hidden_layers", "block_size", "conditioning", "plan",
+)  # fmt: skip
+
+
 class _Parser(HfArgumentParser):
     """A parser of all fields: of each it takes the name, the type, the default and the help."""
 
@@ -325,6 +370,31 @@ class _Parser(HfArgumentParser):
             ]
             groups.append(dataclasses.make_dataclass(group.__name__, fields))
         super().__init__(groups, allow_abbrev=False, **options)
+
+    def format_help(self) -> str:
+        """What `--help` prints: the settings that most people change, then all others by group."""
+        actions, given = {action.dest: action for action in self._actions}, read_yaml(DEFAULT_CONFIG)
+        sections = {"Settings that most people change": FIRST}
+        for group in GROUPS:
+            names = group.__dataclass_fields__
+            sections[group.__doc__.rstrip(".")] = [name for name in names if name not in FIRST]
+        lines = [
+            f"usage: {self.prog} [--config FILE] [--SETTING VALUE ...]\n\n{self.description} For example:\n\n"
+            f"  {self.prog} --dataset my_songs.csv --output_dir runs/mine --max_steps 300\n\n"
+            "Settings can also be in a YAML file, named with --config. The defaults below are those of configs/sample.yaml,\n"
+            "which is used if you name no other file."
+        ]
+        for title, names in sections.items():
+            lines.append(f"\n{title}:\n")
+            for name in names:
+                choices, default = actions[name].choices, given.get(name, FIELDS[name].default)
+                if name == "data_license":
+                    default = None  # that of the sample songs is not anybody else's
+                value = f" {{{','.join(map(str, choices))}}}" if choices else ""
+                shown = "" if default in (None, "") else f" (default: {str(default).lower()})"
+                text = f"{FIELDS[name].metadata['help'].replace('%%', '%')}{shown}"
+                lines.append(f"  --{name}{value}\n{textwrap.indent(textwrap.fill(text, 100), ' ' * 6)}")
+        return "\n".join(lines) + "\n"
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument --(\w+)\S*:", r"\1:", message)
@@ -385,8 +455,10 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     Raises:
         LyricGPTError: what is wrong and what to do about it.
     """
-    parser = _Parser(prog="train_hf.py", description="Train LyricGPT on a corpus of lyrics.")
-    parser.add_argument("--config", default=str(DEFAULT_CONFIG), help="YAML file of the run.")
+    parser = _Parser(prog="train_hf.py", description="Trains a language model on song lyrics.")
+    parser.add_argument(
+        "--config", default=str(DEFAULT_CONFIG), help="YAML file with settings. Default: configs/sample.yaml."
+    )
     argv = sys.argv[1:] if argv is None else argv
     _, rest = parser.parse_known_args(argv)
     if rest:

@@ -1,7 +1,7 @@
 """A run: its folder, and all that stands around the steps of its training.
 
 Notable:
-- Nothing is ever overwritten: see `model.resuming`.
+- Another run's folder is never overwritten: see `model.resuming`.
 - Where processes wait for each other, all of them call the same method at the same step.
 - What is written is checked and written by the main process alone; only it knows all of `rows`.
 """
@@ -55,7 +55,7 @@ class Run:
     """A run, from the opening of its folder to its end.
 
     Attributes:
-        args: Its settings, with what the machine and the model to begin with decided.
+        args: Its settings, completed with values from the machine and the parent model.
         parent: The model that it begins with, if there is one.
         goes_on: Whether its folder holds an earlier start.
         rows: Its evaluations.
@@ -139,7 +139,7 @@ class Run:
     def restore(
         self, model: LyricGPTForCausalLM, trained: torch.nn.Module, optimizers: list[AcceleratedOptimizer]
     ) -> int:
-        """Takes up a model, and where its training was; returns the steps that it has behind it.
+        """Loads the newest checkpoint, if there is one; returns its step.
 
         Args:
             model: As it is saved.
@@ -207,7 +207,7 @@ class Run:
         return {"chars_per_second": speed, "mfu": speed * flops_per_character(self.model.config) / self.rate}
 
     def evaluate(self, step: int) -> signal.Signals | None:
-        """One evaluation: figures, a sample, the best weights, the reports. A signal meanwhile leaves it undone."""
+        """One evaluation: figures, a sample, the best weights, the reports. Returns the signal if one interrupted it."""
         args, speed, began = self.args, self.speed(), time.perf_counter()
         figures = self.figures(
             self.trained, self.offsets, lambda: self.stop.requested(self.accelerator, is_logging=True) is not None
@@ -306,7 +306,7 @@ class Run:
         self.output.close()
 
     def finish(self) -> None:
-        """Says what came out of the run, lets it sing and judges its songs."""
+        """Reports what came out of the run, writes a song and judges its songs."""
         args, folder = self.args, self.folder
         self.say(f"\n{describe_end(self.rows)}")
         model, tokenizer = load_model(folder, str(folder))
