@@ -11,6 +11,7 @@ evaluate -> forward -> backward -> step -> log. Notable:
 """
 
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from training_lyricgpt.engine.optimization import build_optimizers, set_learning
 from training_lyricgpt.engine.planning import describe_model
 from training_lyricgpt.model.initialization import build_model
 from training_lyricgpt.run import Run
-from training_lyricgpt.terminal import command
+from training_lyricgpt.terminal import command, program
 
 # ----------------------------------------------------------------------------------------------------------------------
 # One step
@@ -152,8 +153,10 @@ def train(args: Arguments, launch: str) -> None:
 
 def main() -> None:
     args = parse_arguments()
+    # The launcher sets this variable.
+    start = f"{program('accelerate')} launch" if "ACCELERATE_MIXED_PRECISION" in os.environ else program("python")
     try:
-        train(args, launch="accelerate launch " + shlex.join(sys.argv))
+        train(args, launch=f"{start} {shlex.join(sys.argv)}")
     except RuntimeError as error:
         if not another_process_ended(error):
             raise

@@ -12,6 +12,8 @@ import torch
 from conftest import PROJECT, TINY, options, python, run, train
 from safetensors.torch import load_file
 
+from training_lyricgpt.terminal import program
+
 FIGURES = {
     "step", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_bits_per_char", "learning_rate",
     "chars_per_second", "elapsed_seconds", "mfu", "evaluation_seconds",
@@ -145,7 +147,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number, tmp_path
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert f"stopped by {number.name} at step" in output
-    assert f"accelerate launch train_hf.py {' '.join(command[2:])}" in output
+    assert f"{program('python')} train_hf.py {' '.join(command[2:])}" in output
     assert "Traceback" not in errors
     assert_succeeds(python(*command[1:]))
     assert_succeeds(python(*command[1:-1], *options(output_dir=tmp_path / "whole")))

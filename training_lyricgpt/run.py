@@ -7,6 +7,7 @@ Notable:
 """
 
 import math
+import shlex
 import signal
 import sys
 import time
@@ -48,7 +49,7 @@ from .model.loading import load_model
 from .model.resuming import check_folder
 from .model.songs import encode_prompt, write_song
 from .quality.judging import describe_quality
-from .terminal import Output
+from .terminal import Output, program
 
 
 class Run:
@@ -316,4 +317,4 @@ class Run:
             asked = (args.quality_songs, args.sample_prompt, args.seed)
             self.say(describe_quality(judge_once(folder, model, self.corpus, self.rows, *asked)) + "\n")
         self.say(f"model:  {folder}\ncurves: {folder / 'curves.png'}")
-        self.say(f"more:   python -m training_lyricgpt.sample {folder}")
+        self.say(f"more:   {program('python')} -m training_lyricgpt.sample {shlex.quote(str(folder))}")

@@ -7,9 +7,11 @@ Notable:
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -45,6 +47,12 @@ def command() -> Iterator[None]:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def program(name: str) -> str:
+    """How a program of this environment is called from here, whether or not the environment is activated."""
+    path = Path(sys.executable).with_name(name) if name != "python" else Path(sys.executable)
+    return shlex.quote(os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path))
 
 
 class Output:
