@@ -51,7 +51,7 @@ def test_an_empty_file(corpus):
 
 
 def test_a_header_only(corpus):
-    assert_refused(train(dataset=corpus("artist,song,link,text\n")), "has a header and no rows")
+    assert_refused(train(dataset=corpus("artist,song,link,text\n")), "has a header but no rows")
 
 
 def test_rows_that_are_all_empty(corpus):
@@ -126,7 +126,7 @@ def test_some_empty_rows_are_skipped_and_counted(tmp_path, make_songs):
     path = write_songs(tmp_path / "songs.csv", [*make_songs(30), "", "NaN", "  "])
     result = train(dataset=path, output_dir=tmp_path / "run", max_steps=2)
     assert result.returncode == 0, result.stderr
-    assert "30 songs of songs.csv, 3 empty ones skipped" in result.stdout
+    assert "30 songs from songs.csv, 3 empty rows skipped" in result.stdout
 
 
 def sample(*arguments):

@@ -446,7 +446,7 @@ def test_a_run_without_a_record_has_a_card_without_what_it_says(judged_run, with
 
 def test_a_text_file_is_a_document_and_its_end_is_held_out(text_run):
     text = ModelCard.load(text_run / "README.md").text
-    assert "1 document of a hymn.txt" in section(text, "Data")
+    assert "1 document from a hymn.txt" in section(text, "Data")
     assert "the last 10% of the characters are held out" in section(text, "Data")
     assert "Any other in a prompt is refused" in section(text, "Limits")
     assert "Near-duplicates were not searched for" in section(text, "Data")
@@ -460,10 +460,10 @@ def test_what_was_done_with_duplicates_is_said(judged_run):
     ours.corpus["near_duplicates"]["validation_songs_with_twin_in_training"] = straddling
     ours.corpus |= {"duplicates": 3, "skipped_empty": 2}
     data = section(str(model_card(ours)), "Data")
-    assert "Near-duplicates: 5 songs in 2 groups; each group kept on one side of the split" in data
-    assert "0 (in a split that ignores them 4)" in data
-    assert "3 songs word for word the same as another" in data
-    assert "2 empty ones skipped" in data
+    assert "5 songs in 2 groups; each group is on one side of the split" in data
+    assert "0 (4 if near-duplicates were ignored)" in data
+    assert "3 songs are exact copies of another" in data
+    assert "2 empty rows skipped" in data
 
 
 def test_many_evaluations_and_many_files_stay_readable(judged_run):

@@ -40,7 +40,7 @@ def write_large(path, megabytes):
 def test_what_unpacks_to_more_than_memory_is_refused(tmp_path, monkeypatch, name):
     path = write_large(tmp_path / name, 20)
     monkeypatch.setattr(memory, "available_memory", lambda: 10 * MEGABYTE * NEEDED)
-    with pytest.raises(LyricGPTError, match=r"holds more than 11 MB in one piece, and there is no memory for more"):
+    with pytest.raises(LyricGPTError, match=r"holds more than 11 MB in one piece, which does not fit in memory"):
         read_songs_of(path)
     monkeypatch.setattr(memory, "available_memory", lambda: 30 * MEGABYTE * NEEDED)
     songs, _ = read_songs_of(path)
@@ -89,7 +89,7 @@ except LyricGPTError as error:
 """
     result = run([sys.executable, "-c", code])
     assert result.returncode == 1, result.stderr
-    assert "in one piece, and there is no memory for more" in result.stderr and "Traceback" not in result.stderr
+    assert "in one piece, which does not fit in memory" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_a_container_may_have_less_than_its_machine(tmp_path):

@@ -125,7 +125,7 @@ def test_columns_may_be_told(tmp_path):
 def test_a_table_of_another_dialect_is_recognised_by_its_header_and_said(tmp_path, delimiter):
     songs, report = read_songs_of(write(tmp_path, "a.csv", table(SONGS, delimiter)))
     assert songs == SONGS
-    assert report["remarks"] == [f"a.csv is separated by {delimiter!r}"]
+    assert report["remarks"] == [f"the columns of a.csv are separated by {delimiter!r}"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le-with-mark", "latin-1"])
@@ -176,7 +176,7 @@ def test_a_dataset_of_the_hub_is_read_from_the_cache_while_offline(tmp_path):
 
 
 def test_a_dataset_that_is_not_cached_is_refused_while_offline():
-    with pytest.raises(LyricGPTError, match="nobody/nothing is no file here, and as a dataset of the Hub it cannot be"):
+    with pytest.raises(LyricGPTError, match="nobody/nothing is not a file here, and it cannot be loaded as a dataset"):
         read_songs_of("nobody/nothing")
 
 
@@ -199,7 +199,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path, ending):
 @pytest.mark.parametrize("ending", [".csv", ".txt", ".jsonl", ".gz", ".csv.gz", ".csv.zst", ".csv.zip"])
 def test_a_file_that_is_named_for_another_kind_is_refused_with_what_it_is(tmp_path, ending):
     path = write(tmp_path, f"songs{ending}", parquet(SONGS))
-    with pytest.raises(LyricGPTError, match=r"a Parquet file by its first bytes|as its name says|ends in"):
+    with pytest.raises(LyricGPTError, match=r"a Parquet file, as its first bytes show|its name says so|ends in"):
         read_songs_of(path)
 
 
@@ -207,22 +207,22 @@ def test_json_that_is_none_names_its_line(tmp_path):
     path = write(tmp_path, "a.jsonl", '{"text": "la"}\n\n{"text": "lu",}\n')
     with pytest.raises(LyricGPTError, match=r"a\.jsonl, line 3, is not JSON"):
         read_songs_of(path)
-    with pytest.raises(LyricGPTError, match=r"line 1, is a JSON list; JSON lines have one object a line"):
+    with pytest.raises(LyricGPTError, match=r"line 1, is a JSON list; each line must be an object"):
         read_songs_of(write(tmp_path, "b.jsonl", "[1, 2]\n"))
-    with pytest.raises(LyricGPTError, match=r"line 2: 'text' is a int, not a text"):
+    with pytest.raises(LyricGPTError, match=r"line 2: 'text' must be a string, but is of type int"):
         read_songs_of(write(tmp_path, "c.jsonl", '{"text": "la"}\n{"text": 3}\n'))
 
 
 def test_a_row_of_many_megabytes_is_an_open_quote_and_not_a_song(tmp_path):
     path = write(tmp_path, "a.csv", 'text\nla la\n"never closed\n' + "la la la\n" * 2_000_000)
-    with pytest.raises(LyricGPTError, match=r"after row 1 comes one of more than \d+ MB. A quote that opens there"):
+    with pytest.raises(LyricGPTError, match=r"the row after row 1 is longer than \d+ MB. Look there for a quote"):
         read_songs_of(path)
 
 
 def test_tables_and_texts_are_not_one_corpus(tmp_path):
     write_songs(tmp_path / "a.csv", ["la"])
     write(tmp_path, "b.txt", "la")
-    with pytest.raises(LyricGPTError, match="matches both tables and texts"):
+    with pytest.raises(LyricGPTError, match="matches both tables and text files"):
         read_songs_of(tmp_path / "*")
 
 
@@ -248,12 +248,12 @@ def test_the_report_says_what_was_read_skipped_changed_and_rare(tmp_path, make_s
     assert "Q" in report["rare_characters"] and "Q" not in report["alphabet_characters"]
     text = describe_corpus(report)
     for part in (
-        "42 songs of songs.csv, 1 empty one skipped",
-        "1 song word for word the same as another",
+        "42 songs from songs.csv, 1 empty row skipped",
+        "1 song is an exact copy of another",
         "cleaning changed 42 songs:",
         "1 control character",
-        "near-duplicates: 2 songs in 1 group; each group kept on one side of the split",
-        "rarer than min_char_count, read as <|unk|>: 'Q'",
+        "near-duplicates (songs that are almost the same): 2 songs in 1 group; each group is on one side of the split",
+        "fewer than 2 times (min_char_count), replaced by <|unk|>: 'Q'",
     ):
         assert part in text, text
 
@@ -286,15 +286,20 @@ def test_the_first_line_of_excel_and_quotes_escaped_by_backslashes(tmp_path):
     path = write(tmp_path, "a.csv", 'sep=;\nartist;text\nAda;"she said \\"go\\"; and left"\nBo;"la"\n')
     songs, report = read_songs_of(path)
     assert [song["text"] for song in songs] == ['she said "go"; and left', "la"]
-    assert report["remarks"] == ["a.csv is separated by ';'", "a.csv has quotes that are escaped by backslashes"]
+    assert report["remarks"] == [
+        "the columns of a.csv are separated by ';'",
+        "the quotes in a.csv are escaped with backslashes",
+    ]
 
 
 def test_what_may_have_gone_wrong_is_remarked(tmp_path):
     _, report = read_songs_of(write(tmp_path, "a.csv", "la la\nlu lu\nli li\n"))
-    assert report["remarks"] == ["a.csv was read as one column of lyrics, called 'la la' by its first row"]
+    assert report["remarks"] == [
+        "the only column of a.csv was read as lyrics, and its first row as the name of the column: 'la la'"
+    ]
     _, report = read_songs_of(write(tmp_path, "b.csv", 'text\nla\n"never closed\nlu\nli\n'))
     assert report["remarks"][-1].startswith(
-        "b.csv has an odd number of quotes: if one opens and never closes, songs after it"
+        "there is an odd number of quotes in b.csv. If one is never closed, the songs after it"
     )
 
 
@@ -310,7 +315,7 @@ def test_names_in_parquet_need_not_be_texts(tmp_path):
         songs, _ = read_songs_of(tmp_path / "a.parquet")
         assert [song["text"] for song in songs] == ["la", "lu"]
     pyarrow.parquet.write_table(pa.table({"text": [1, 2]}), tmp_path / "b.parquet")
-    with pytest.raises(LyricGPTError, match="column 'text' holds int64, not texts"):
+    with pytest.raises(LyricGPTError, match="column 'text' holds int64, not text"):
         read_songs_of(tmp_path / "b.parquet")
     pyarrow.parquet.write_table(pa.table({"text": pa.array([b"ba\xe9d"], pa.binary())}), tmp_path / "c.parquet")
     with pytest.raises(LyricGPTError, match=r"column 'text' is not UTF-8: byte 0xe9 in b'ba\\xe9d'"):
@@ -328,14 +333,14 @@ def test_a_file_name_that_is_not_utf_8_is_read(tmp_path):
 
 
 REFUSED = {
-    "nothing after the header": ("a.csv", "text", {}, "has a header and no rows"),
+    "nothing after the header": ("a.csv", "text", {}, "has a header but no rows"),
     "blank lines": ("a.jsonl", "\n\n", {}, "has no rows"),
     "zeros after a crash": ("a.jsonl", '{"text": "la"}\n' + "\0" * 600, {}, "line 2, is not JSON"),
     "a column that is not there": (
         "a.csv",
         "artist,text\na,b\n",
         {"artist_column": "band"},
-        "no column 'band', which --artist_column",
+        "no column 'band'; correct --artist_column",
     ),
     "a header in another encoding": ("a.csv", b"li\xe9nk,text\na,b\n", {}, "byte 0xe9 at position 2"),
     "no end of a header": ("a.csv", '"' + "x" * 200_000, {}, "its first row cannot be read"),
@@ -344,7 +349,7 @@ REFUSED = {
         "a.zip",
         as_zip(b"x", "notes.md"),
         {},
-        r"holds nothing that ends in .*\['notes.md'\]",
+        r"needs a file that ends in .*\['notes.md'\]",
     ),
 }
 
@@ -399,4 +404,4 @@ except LyricGPTError as error:
 """
     result = run([sys.executable, "-c", code, tmp_path / "large.csv"])
     assert result.returncode == 1, result.stderr
-    assert "comes one of more than 8 MB" in result.stderr
+    assert "is longer than 8 MB" in result.stderr

@@ -1,1 +1,1 @@
-"""Lyrics become token streams."""
+"""Turns lyrics into token streams."""

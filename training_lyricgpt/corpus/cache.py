@@ -1,13 +1,8 @@
-"""Token streams become batches; prepared ones are found again.
+"""Prepares a corpus as token streams and keeps them in a cache.
 
 Notable:
-- One flat stream a split, memory-mapped, of the smallest unsigned type that holds the alphabet; 64-bit offsets.
-- Prepared streams are cached under the checksum of their content and settings, so that a second start prepares nothing;
-  an index of path, size and modification time spares hashing a file again.
-- A batch is a pure function of (seed, step): its window offsets are raw Philox output (a counter-based generator,
-  https://numpy.org/doc/stable/reference/random/bit_generators/philox.html) keyed by them. There is no sampler state.
-- Evaluation windows are fixed by (seed, split); a split with fewer windows than asked for is read whole (its last window overlaps
-  the one before it).
+- Prepared streams are cached under a checksum of their content and settings, so that a second start prepares nothing.
+- An index of path, size and modification time avoids hashing a file again.
 """
 
 import contextlib
@@ -35,7 +30,7 @@ from .sources import find_sources, is_hub_id, kind_suffix, load_hub
 from .streams import SONG_SCHEMA, SPLITS, TokenizedCorpus, TokenStream
 
 PREPARING = ".preparing-"
-FORMAT = 2  # of the cache; a change of cleaning, splitting or layout raises it
+FORMAT = 2  # version of the cache; raise it when cleaning, splitting or layout changes
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -43,7 +38,7 @@ FORMAT = 2  # of the cache; a change of cleaning, splitting or layout raises it
 
 
 def describe_files(pattern: str) -> list[dict[str, Any]]:
-    """Name, size, kind and checksum of each file of a pattern; names without folders, which are nobody else's business."""
+    """Returns the name, size, kind and checksum of each file of a pattern. Names have no folders, which may be private."""
     if is_hub_id(pattern):
         paths = [Path(file["filename"]) for file in load_hub(pattern).cache_files]
         sums = "".join(known_checksum(path) for path in paths)
@@ -62,7 +57,7 @@ def describe_files(pattern: str) -> list[dict[str, Any]]:
 
 
 def corpus_settings(args: CorpusArguments, base_alphabet: str) -> dict[str, Any]:
-    """Everything that the token streams depend on, content first."""
+    """Returns everything that the token streams depend on: the content of the files and the settings."""
     names = (
         "text_column", "artist_column", "title_column", "encoding", "cleaning", "split", "split_seed", "validation_fraction", "alphabet",
         "min_char_count", "special_tokens", "max_songs", "near_duplicates", "conditioning",
@@ -77,18 +72,18 @@ def corpus_settings(args: CorpusArguments, base_alphabet: str) -> dict[str, Any]
 
 
 def load_corpus(args: CorpusArguments, base_alphabet: str = "") -> TokenizedCorpus:
-    """The corpus of a run as token streams: from the cache, or prepared and put there.
+    """Loads the corpus of a run as token streams. If it isn't in the cache, prepares it there first.
 
-    Any number of processes may call this at once; one prepares, the others wait.
+    Any number of processes may call this at once: one prepares the corpus, and the others wait.
 
     Args:
-        base_alphabet: Characters that are in the alphabet besides those of the corpus.
+        base_alphabet: Characters to add to the alphabet of the corpus.
 
     Raises:
-        LyricGPTError: whatever is wrong with the corpus.
+        LyricGPTError: if the corpus cannot be used.
     """
     settings = corpus_settings(args, base_alphabet)
-    # Where a file lies and what it is called change nothing of the streams.
+    # The streams don't depend on the folder or the name of a file, so the checksum doesn't either.
     content = json.dumps(
         settings
         | {key: [(file["sha256"], file["kind"]) for file in settings[key]] for key in ("files", "validation_files")}
@@ -113,10 +108,10 @@ def load_corpus(args: CorpusArguments, base_alphabet: str = "") -> TokenizedCorp
 
 
 def prepare_into(folder: Path, args: CorpusArguments, settings: dict[str, Any]) -> None:
-    """Prepares a corpus beside its place in the cache and renames it into it.
+    """Prepares a corpus in a temporary folder of the cache, and renames it to `folder` when it is complete.
 
     Raises:
-        LyricGPTError: whatever is wrong with the corpus; a worker was killed.
+        LyricGPTError: if the corpus cannot be used, or a worker process was killed.
     """
     remove_unfinished(folder)
     workspace = Path(tempfile.mkdtemp(prefix=f"{PREPARING}{folder.name}-", dir=folder.parent))
@@ -126,18 +121,20 @@ def prepare_into(folder: Path, args: CorpusArguments, settings: dict[str, Any]) 
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(workspace / "prepared", folder)
     except (RuntimeError, TimeoutError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "abruptly died" not in str(error):  # the words of datasets
+        if isinstance(error, RuntimeError) and "abruptly died" not in str(
+            error
+        ):  # (datasets says this of a killed worker)
             raise
         raise LyricGPTError(
-            "a process that prepared the corpus was killed, often for want of memory. Run the same command again, on a machine "
-            "with more memory or fewer other programs"
+            "a process that was preparing the corpus was killed, often because memory ran out. Close other programs and run "
+            "the same command again, or use a computer with more memory"
         ) from error
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes left in the cache; `folder` is the one that this process has locked."""
+    """Removes unfinished folders that killed processes left in the cache. This process has the lock of `folder`."""
     for left in folder.parent.glob(f"{PREPARING}*"):
         key = left.name.removeprefix(PREPARING).rpartition("-")[0]
         if key == folder.name:
@@ -148,26 +145,26 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def read_songs_of(folder: Path, split: str) -> pa.Table:
-    """The songs of a prepared split, mapped."""
+    """Returns the songs of a prepared split, memory-mapped."""
     return pa.ipc.open_file(pa.memory_map(str(folder / f"{split}_songs.arrow"))).read_all()
 
 
 def load_run_corpus(folder: Path) -> TokenizedCorpus:
-    """The corpus that a run was trained on, if it still lies where it did.
+    """Loads the corpus that a run was trained on.
 
     Raises:
-        LyricGPTError: it does not, or is another now.
+        LyricGPTError: if the corpus has been moved or changed.
     """
     report = read_record(folder / "corpus.json", Corpus)
     args = load_arguments(folder / "run.yaml")
     corpus = load_corpus(args, report.get("base_alphabet", ""))
     if corpus.report["checksum"] != report["checksum"]:
-        raise LyricGPTError(f"the corpus of {folder} has changed since; restore it")
+        raise LyricGPTError(f"the corpus of {folder} has changed since the training; restore the original files")
     return corpus
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a corpus lies in the cache whole: report, tokenizer, songs, and streams of the length that it states."""
+    """Whether the cache has a complete corpus: report, tokenizer, songs, and streams of the length in the report."""
     try:
         tokens = read_json(folder / "corpus.json")["tokens"]
         songs = [read_songs_of(folder, split).schema == SONG_SCHEMA for split in SPLITS]
@@ -175,5 +172,5 @@ def is_prepared(folder: Path) -> bool:
         return all(songs) and all(
             (folder / f"{split}.bin").stat().st_size == tokens[split] * itemsize for split in SPLITS
         )
-    except Exception:  # whatever is wrong with it, it is prepared again
+    except Exception:  # whatever is wrong, the corpus is prepared again
         return False

@@ -1,10 +1,10 @@
-"""Standard cleaning of songs: one at a time as it is defined, and whole batches of UTF-8 bytes at memory speed.
+"""Standard cleaning of songs: of one text, or of a whole batch of UTF-8 bytes at memory speed.
 
 Notable:
-- `clean` is the definition. `clean_batch` gives the same bytes and the same counts: it works on where lines end, and hands
-  the songs that need more than that (control characters, another normal form, blanks beyond ASCII) to `clean`.
-- Missing songs (nothing, blanks, or the `NaN` that pandas writes) are found without decoding: a song that begins with more
-  than three printable ASCII characters is none.
+- `clean` defines the result. `clean_batch` gives the same bytes and the same counts, but only looks at the ends of lines. It
+  leaves songs that need more than that (control characters, text that isn't in NFC, blanks beyond ASCII) to `clean`.
+- Missing songs (nothing, blanks, or the `NaN` that pandas writes) are found almost without decoding: if more than three of
+  the first 16 bytes are printable ASCII characters, the song isn't missing.
 """
 
 import re
@@ -19,7 +19,7 @@ from .packed import KINDS, Batch, sum_by_song
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
 BLANK_LINES = re.compile(r"\n{3,}")
-# Control characters and blanks beyond ASCII: songs that have one go through `clean`.
+# Control characters and blanks beyond ASCII. Songs that have one go through `clean`.
 SPECIAL_CODE_POINTS = [
     *range(0x80, 0xA1),
     0x1680,
@@ -31,12 +31,12 @@ SPECIAL_CODE_POINTS = [
     0x3000,
     0xFEFF,
 ]
-FIRST_COMPOSING = 0x300  # below it every text is in NFC
-READ_AHEAD = 16  # bytes of a song that tell that it is one
-USUAL_TRAIL = 4  # two blanks and a carriage return are the rule in some files
-LONGEST_TRAIL = 64  # blanks at the end of a line; songs with more go through `clean`
+FIRST_COMPOSING = 0x300  # a text with only smaller code points is in NFC
+READ_AHEAD = 16  # bytes of a song that usually show that it isn't missing
+USUAL_TRAIL = 4  # trailing blanks to remove from all lines at once; some files have two and a carriage return on each
+LONGEST_TRAIL = 64  # further trailing blanks; songs with even more go through `clean`
 TAB, NEWLINE, CARRIAGE_RETURN, SPACE = 9, 10, 13, 32
-USUAL = (TAB, NEWLINE, CARRIAGE_RETURN)  # of the bytes below 32
+USUAL = (TAB, NEWLINE, CARRIAGE_RETURN)  # the bytes below 32 that aren't removed as control characters
 IS_BLANK = np.zeros(256, dtype=bool)
 IS_BLANK[[TAB, CARRIAGE_RETURN, SPACE]] = True
 IS_CONTROL = np.zeros(256, dtype=bool)
@@ -44,7 +44,11 @@ IS_CONTROL[[*range(9), 11, 12, *range(14, 32), 127]] = True
 
 
 def clean(text: str, counts: dict[str, int] | None = None) -> str:
-    """The text with LF line endings, no trailing blanks, at most one blank line in a row, NFC, no control characters."""
+    """Cleans a text: LF line endings, no trailing blanks, at most one blank line in a row, NFC, no control characters.
+
+    Args:
+        counts: What was changed is added to these counts.
+    """
     unix = text.replace("\r\n", "\n").replace("\r", "\n")
     normal = unicodedata.normalize("NFC", unix)
     printable = CONTROL_CHARACTERS.sub("", normal)
@@ -65,7 +69,7 @@ def is_missing(text: str | None) -> bool:
 
 
 def find_missing(batch: Batch) -> np.ndarray:
-    """Which songs are missing, bool, shape `(songs,)`."""
+    """Returns which songs are missing, bool, shape `(songs,)`."""
     missing = np.zeros(len(batch.offsets) - 1, dtype=bool)
     if len(batch.data) == 0:
         missing[:] = True
@@ -79,10 +83,10 @@ def find_missing(batch: Batch) -> np.ndarray:
 
 
 def unify_line_ends(data: np.ndarray, offsets: np.ndarray, returns: np.ndarray) -> np.ndarray:
-    """Turns carriage returns without a line break after them into line breaks, in place; returns where they stood.
+    """Replaces carriage returns that no line break follows with line breaks, in place. Returns their positions.
 
     Args:
-        returns: Where carriage returns stand.
+        returns: Positions of all carriage returns.
     """
     is_lone = data[np.minimum(returns + 1, len(data) - 1)] != NEWLINE
     last = offsets[1:] - 1  # the last byte of each song
@@ -95,7 +99,7 @@ def unify_line_ends(data: np.ndarray, offsets: np.ndarray, returns: np.ndarray) 
 
 
 def clean_batch(batch: Batch) -> Batch:
-    """All songs of a batch as `clean` gives them."""
+    """Cleans all songs of a batch, with the same result as `clean`."""
     if len(batch.data) == 0:
         return Batch(batch.data, batch.offsets)
     data, offsets = batch.data.copy(), batch.offsets
@@ -104,7 +108,7 @@ def clean_batch(batch: Batch) -> Batch:
     by_hand = find_difficult(batch, kinds)
     lone = unify_line_ends(data, offsets, low[kinds == CARRIAGE_RETURN])
 
-    # Lines end at line breaks and at the ends of songs; a song has one line at least.
+    # Lines end at line breaks and at the ends of songs. Every song has at least one line.
     breaks = low[(data[low] if len(lone) else kinds) == NEWLINE]
     before = np.searchsorted(breaks, offsets[1:])  # line breaks before the end of each song
     ends = np.insert(breaks, before, offsets[1:])
@@ -115,7 +119,7 @@ def clean_batch(batch: Batch) -> Batch:
     starts = np.zeros_like(ends)
     starts[1:] = ends[:-1] + is_break[:-1]
 
-    # One past the last character of each line that stays: most lines end in few blanks, which are looked at all at once.
+    # Where each line ends without its trailing blanks. Most lines have few, so the first few are checked on all at once.
     blanks, still = np.zeros(len(ends), dtype=np.int64), np.ones(len(ends), dtype=bool)
     for place in range(1, USUAL_TRAIL + 1):
         last = data[np.maximum(ends - place, 0)]
@@ -129,9 +133,9 @@ def clean_batch(batch: Batch) -> Batch:
         if len(active) == 0:
             break
         trimmed[active] -= 1
-    by_hand[np.searchsorted(last_line, active)] = True  # more blanks than that
+    by_hand[np.searchsorted(last_line, active)] = True  # these have even more blanks
 
-    # Of empty lines one stays between two others; the last line that is not empty has no line break.
+    # One empty line stays between two lines of text. The last line of text loses its line break.
     full = trimmed > starts
     full_lines = np.flatnonzero(full)
     found = np.searchsorted(full_lines, last_line, side="right") - 1
@@ -147,7 +151,7 @@ def clean_batch(batch: Batch) -> Batch:
 
     paired = is_break & (ends > starts) & (data[np.maximum(ends - 1, 0)] == CARRIAGE_RETURN)
 
-    # Each line and its break become one piece: the break moves up to where the line ends now.
+    # Each line and its break become one piece: the break moves to the line's new end.
     data[trimmed[breaks_line]] = NEWLINE
     piece_ends = trimmed + breaks_line
     edges = np.empty(2 * len(ends), dtype=np.int64)
@@ -173,10 +177,10 @@ def clean_batch(batch: Batch) -> Batch:
 
 
 def find_difficult(batch: Batch, low: np.ndarray) -> np.ndarray:
-    """Songs that `clean_batch` leaves to `clean`, bool, shape `(songs,)`.
+    """Returns which songs `clean_batch` leaves to `clean`, bool, shape `(songs,)`.
 
     Args:
-        low: Those of its bytes that are below 32.
+        low: The bytes of the batch that are below 32.
     """
     data, offsets = batch.data, batch.offsets
     difficult = np.zeros(len(offsets) - 1, dtype=bool)
@@ -202,7 +206,11 @@ def replace_songs(
     changed: np.ndarray,
     counts: dict[str, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The cleaned bytes and their offsets with the songs `by_hand` as `clean` gives them; notes what it changed."""
+    """Replaces the songs `by_hand` with the result of `clean`, and updates `changed` and `counts`.
+
+    Returns:
+        The cleaned bytes of all songs, and their offsets.
+    """
     pieces, lengths, begin = [], np.diff(offsets), 0
     for song in np.flatnonzero(by_hand):
         text = batch.text(song)

@@ -1,4 +1,4 @@
-"""Which columns of a source are artist, title and lyrics: found by name, source by source, or told."""
+"""Finds the columns of a source with artist, title and lyrics: by their usual names, or by the names in the settings."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from .. import LyricGPTError
 from ..wording import shown
 from .sources import Source, Told
 
-# In the order of preference, compared without regard to case.
+# In order of preference. Case doesn't matter, and a space counts as an underscore.
 COLUMNS = {
     "text": ("text", "lyrics", "lyric", "song_lyrics", "lyrics_text", "content"),
     "artist": ("artist", "artist_name", "artists", "singer", "performer", "band"),
@@ -20,7 +20,7 @@ SCHEMA = pa.schema([(name, pa.large_string()) for name in ("artist", "song", "te
 
 
 def choose_columns(names: Iterable[str], told: Told) -> dict[str, str]:
-    """Which of a source's columns are `artist`, `song` and `text`; those that it lacks are left out."""
+    """Returns which columns of a source are `artist`, `song` and `text`, without those that it lacks."""
     names = list(names)
     folded = {name.strip().casefold().replace(" ", "_"): name for name in reversed(names)}
     chosen = {role: name for role, name in told.columns.items() if name in names}
@@ -34,29 +34,29 @@ def choose_columns(names: Iterable[str], told: Told) -> dict[str, str]:
 
 
 def refuse_columns(source: Source, names: Iterable[str], told: Told) -> LyricGPTError:
-    """The error of a source without lyrics."""
+    """Returns the error for a source without a column of lyrics."""
     stated = told.columns.get("text")
-    lacks = f"no column {stated!r}" if stated else f"no column called {', '.join(COLUMNS['text'][:3])} or the like"
+    lacks = f"no column {stated!r}" if stated else f"no column called {', '.join(COLUMNS['text'][:3])} or similar"
     listed = ", ".join(repr(shown(name, 40)) for name in list(names)[:20])
     return LyricGPTError(
-        f"{source.name} has {lacks}; its columns are {listed}. Name the one with the lyrics with --text_column"
+        f"{source.name} has {lacks}; its columns are {listed}. Set --text_column to the one with the lyrics"
     )
 
 
 def check_stated(pattern: str, told: Told) -> None:
-    """Raises LyricGPTError if a column that was told is in none of the sources."""
+    """Raises LyricGPTError if no source has a column that the settings name."""
     for role, name in told.columns.items():
         if name is not None and role not in told.found:
-            raise LyricGPTError(f"{pattern} has no column {name!r}, which --{OPTIONS[role]} names")
+            raise LyricGPTError(f"{pattern} has no column {name!r}; correct --{OPTIONS[role]} or leave it out")
 
 
 def check_once(source: Source, names: list[str], chosen: dict[str, str]) -> None:
-    """Raises LyricGPTError if two columns have the name of a chosen one."""
+    """Raises LyricGPTError if several columns have the name of a chosen one."""
     if twice := [name for name in chosen.values() if names.count(name) > 1]:
         raise LyricGPTError(f"{source.name} has {names.count(twice[0])} columns called {twice[0]!r}; rename one")
 
 
 def song_table(columns: dict[str, Any], rows: int) -> pa.Table:
-    """A batch with all three columns; what is missing is the empty string."""
+    """Returns a batch with all three columns. A missing column is filled with empty strings."""
     empty = pa.array([""] * rows, pa.large_string())
     return pa.table([columns.get(name, empty) for name in SCHEMA.names], schema=SCHEMA)

@@ -1,9 +1,9 @@
-"""Bytes of a source as text: encodings, byte order marks, halves of surrogate pairs.
+"""Decodes the bytes of a source: encodings, byte order marks, halves of surrogate pairs.
 
 Notable:
-- Text that is not in the stated encoding is refused with the byte, its position and its line.
-- Halves of surrogate pairs, which no encoding can hold, are replaced by U+FFFD, and counted.
-- UTF-8 is passed on as it is, and checked where it becomes strings.
+- If a text isn't in the given encoding, the error names the wrong byte, its position and its line.
+- Halves of surrogate pairs, which no encoding can hold, are replaced with U+FFFD and counted.
+- UTF-8 is passed on unchanged, and checked when it is converted to strings.
 """
 
 import codecs
@@ -18,15 +18,15 @@ from .sources import Source, Told
 
 
 def find_encoding(source: Source, encoding: str) -> str:
-    """The encoding of a source: the one stated, unless it begins with the mark of UTF-16 or UTF-8."""
+    """Returns the given encoding, unless the source begins with the byte order mark of UTF-8, UTF-16 or UTF-32."""
     try:
         if not codecs.lookup(encoding)._is_text_encoding:
             raise LookupError
     except LookupError:
-        raise LyricGPTError(f"unknown encoding {encoding!r}; try utf-8, latin-1 or cp1252") from None
+        raise LyricGPTError(f"unknown encoding {encoding!r}; try --encoding utf-8, latin-1 or cp1252") from None
     with source.open() as file:
         begin = file.read(4)
-    if begin in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):  # (the one begins as UTF-16's does)
+    if begin in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):  # (before UTF-16: its mark begins that of UTF-32-LE)
         return "utf-32"
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
@@ -40,16 +40,16 @@ def is_utf8(encoding: str) -> bool:
 
 
 def repair(text: str) -> tuple[str, int]:
-    """The text with pairs of surrogates joined and their lone halves replaced by U+FFFD, and how many were."""
+    """Joins pairs of surrogates and replaces lone halves with U+FFFD. Returns the text and the number of replacements."""
     joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return joined, joined.count("\ufffd") - text.count("\ufffd")
 
 
 class Transcoded(io.RawIOBase):
-    """A source in any encoding as UTF-8 bytes.
+    """Reads a source in any encoding as UTF-8 bytes.
 
     Raises:
-        LyricGPTError: while it is read, at the first byte that is not in the encoding.
+        LyricGPTError: on reading the first byte that isn't in the encoding.
     """
 
     def __init__(self, source: Source, encoding: str):
@@ -70,7 +70,7 @@ class Transcoded(io.RawIOBase):
         return len(part)
 
     def decode(self, block: bytes) -> bytes:
-        """The next block as UTF-8."""
+        """Returns the next block as UTF-8."""
         self.ended = not block
         pending = len(self.decoder.getstate()[0])
         try:
@@ -80,10 +80,12 @@ class Transcoded(io.RawIOBase):
             self.line += error.object[: error.start].count(b"\n") - error.object[:pending].count(b"\n")
             raise LyricGPTError(
                 f"{self.source.name} is not {self.encoding}: byte 0x{error.object[error.start]:02x} at position {where} (line "
-                f"{self.line}). Set encoding to what the file is, for example --encoding latin-1 or --encoding cp1252"
+                f"{self.line}). Set the file's encoding, for example --encoding latin-1 or --encoding cp1252"
             ) from None
         except UnicodeError as error:
-            raise LyricGPTError(f"{self.source.name} is not {self.encoding}: {error}") from None
+            raise LyricGPTError(
+                f"{self.source.name} is not {self.encoding}: {error}. Set the file's encoding with --encoding"
+            ) from None
         self.position += len(block)
         self.line += block.count(b"\n")
         return text.encode("utf-8", "surrogatepass")
@@ -94,7 +96,7 @@ class Transcoded(io.RawIOBase):
 
 
 def open_utf8(source: Source, encoding: str) -> BinaryIO:
-    """A source as UTF-8 bytes without a mark; bytes that claim to be UTF-8 are not checked."""
+    """Opens a source as UTF-8 bytes without a byte order mark. If the encoding is UTF-8, the bytes aren't checked."""
     if is_utf8(encoding):
         file = source.open()
         if encoding == "utf-8-sig":
@@ -104,10 +106,10 @@ def open_utf8(source: Source, encoding: str) -> BinaryIO:
 
 
 def checked_text(source: Source, encoding: str, values: pa.Array, told: Told) -> pa.Array:
-    """Bytes that claim to be UTF-8 as strings.
+    """Converts UTF-8 bytes to strings.
 
     Raises:
-        LyricGPTError: some are not, with the position in the file.
+        LyricGPTError: if some bytes aren't UTF-8. The message gives their position in the file.
     """
     try:
         return as_texts(values, told)
@@ -117,10 +119,10 @@ def checked_text(source: Source, encoding: str, values: pa.Array, told: Told) ->
 
 
 def as_texts(values: pa.Array, told: Told) -> pa.Array:
-    """Bytes as strings, halves of surrogate pairs replaced and counted.
+    """Converts UTF-8 bytes to strings. Replaces halves of surrogate pairs and counts them.
 
     Raises:
-        UnicodeDecodeError: some are no UTF-8.
+        UnicodeDecodeError: if some bytes aren't UTF-8.
     """
     try:
         return values.cast(pa.large_string())
@@ -131,7 +133,7 @@ def as_texts(values: pa.Array, told: Told) -> pa.Array:
 
 
 def locate_bad_byte(source: Source, encoding: str) -> None:
-    """Reads a source through and raises LyricGPTError at the first byte that is not in its encoding."""
+    """Reads a source and raises LyricGPTError at the first byte that isn't in its encoding."""
     with Transcoded(source, encoding) as file:
         while file.read(BLOCK_BYTES):
             pass

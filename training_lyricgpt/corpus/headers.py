@@ -1,10 +1,10 @@
 """Headers that name a song's artist and title, so that a prompt can ask for them.
 
 Notable:
-- A header is rendered from the tokenizer's song template, which the saved tokenizer carries: what a song began with in
-  training is what `tokenizer.song_prompt` gives.
-- Of the training songs a tenth have no header, a tenth only the artist and a tenth only the title, so that prompts without
-  one, or with half of one, are nothing new to the model. Validation songs have all of it.
+- Headers are rendered with the tokenizer's song template, which is saved with the tokenizer. So `tokenizer.song_prompt`
+  gives exactly the header that a song had in training.
+- A tenth of the training songs have no header, a tenth only the artist and a tenth only the title, so that the model also
+  learns to write songs without a header or with half of one. Validation songs have the whole header.
 """
 
 import numpy as np
@@ -25,15 +25,15 @@ SONG_TEMPLATES = {
     "title": TITLE + "{% if title %}{{ '\n' }}{% endif %}{{ text }}",
     "artist_title": ARTIST + TITLE + "{% if artist or title %}{{ '\n' }}{% endif %}{{ text }}",
 }
-# Share of the training songs whose header is without both, the artist, the title; the same for each.
+# Share of the training songs without a header. The same share has only the artist, and the same only the title.
 DROPPED_SHARE = 0.1
 NOTHING, ONLY_ARTIST, ONLY_TITLE, WHOLE = range(4)
-# Key of the generator, so that the shares are independent of the order of the songs.
+# Key of the random generator. It makes the choice of headers independent of the order of the songs.
 HEADER_STREAM = 3
 
 
 def choose_headers(args: CorpusArguments, songs: int) -> np.ndarray:
-    """Which part of its header each of so many songs has in training, int64, shape `(songs,)`."""
+    """Draws which part of its header each song gets in training, int64, shape `(songs,)`."""
     parts = np.random.default_rng([args.split_seed, HEADER_STREAM]).random(songs) / DROPPED_SHARE
     return np.minimum(parts.astype(np.int64), WHOLE)
 
@@ -60,7 +60,7 @@ def render_headers(args: CorpusArguments, parts: dict[str, Part]) -> None:
 
 
 def without_header(tokenizer: LyricGPTTokenizer, text: str) -> str:
-    """A song without the header that the tokenizer's template gives it; one without a header as it is."""
+    """Returns a song without the header from the tokenizer's template. A song that has no header is returned unchanged."""
     if tokenizer.init_kwargs.get("song_template") and text.startswith(LABELS):
         return text.partition("\n\n")[2]
     return text

@@ -1,6 +1,6 @@
-"""How much memory there is for what must be read whole: a text document, a line of JSON, a table packed by columns.
+"""Limits the size of what must be read into memory whole: a text document, a line of JSON, a part of a Parquet file.
 
-A small compressed file may unpack to more than any machine holds. It is refused while there is still memory to say so.
+A small compressed file can unpack to more than fits in memory. Such a file is refused before the memory runs out.
 """
 
 import contextlib
@@ -12,18 +12,18 @@ import psutil
 from .. import LyricGPTError
 from ..wording import size
 
-# Bytes of memory for each byte of a document while it is decoded, cleaned and counted: 200 MB took 1.5 GB.
+# Bytes of memory per byte of a document while it is decoded, cleaned and counted: 200 MB took 1.5 GB.
 NEEDED = 8
-BLOCK_BYTES = 1 << 23  # what is read at once, and so the longest row of a table
-# Limit and use of a container, in the two versions of Linux's control groups.
+BLOCK_BYTES = 1 << 23  # read at once, so no row of a table may be longer
+# Files with a container's memory limit and use, in versions 2 and 1 of Linux's control groups.
 GROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
 def available_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process may still take: of the machine, of its container, and of its own limit."""
+    """Returns how many more bytes this process may use, within the limits of the machine, its container and itself."""
     available = [psutil.virtual_memory().available]
     for limit, used in GROUPS:
-        with contextlib.suppress(OSError, ValueError):  # no such file; "max"
+        with contextlib.suppress(OSError, ValueError):  # (no such file, or the limit is "max")
             available.append(int((groups / limit).read_text()) - int((groups / used).read_text()))
     with contextlib.suppress(ImportError, OSError):  # (Windows has no such limits)
         import resource
@@ -35,22 +35,22 @@ def available_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def longest_document() -> int:
-    """Bytes of a document that there is memory for."""
+    """Returns the size in bytes of the longest document that fits in memory."""
     return available_memory() // NEEDED
 
 
 def refuse_large(name: str, longest: int) -> LyricGPTError:
     return LyricGPTError(
-        f"{name} holds more than {size(longest)} in one piece, and there is no memory for more: each byte of it takes about "
-        f"{NEEDED}. Use a part of it, or a table with one song a row, which is read a few megabytes at a time"
+        f"{name} holds more than {size(longest)} in one piece, which does not fit in memory: reading it takes about {NEEDED} "
+        "times its size. Use a part of it, or a table with one song per row, which is read a few megabytes at a time"
     )
 
 
 def read_whole(name: str, file: BinaryIO) -> bytes:
-    """All that is left of a file.
+    """Reads the rest of a file.
 
     Raises:
-        LyricGPTError: there is no memory for it.
+        LyricGPTError: if it doesn't fit in memory.
     """
     longest, length, blocks = longest_document(), 0, []
     while block := file.read(BLOCK_BYTES):

@@ -1,14 +1,15 @@
-"""Songs that are nearly the same: covers, reprints, transcriptions by another hand.
+"""Finds near-duplicates, songs that are almost the same: covers, reprints, transcriptions by different people.
 
 Notable:
 - Two songs are near-duplicates if their shingles have a Jaccard similarity of at least 0.35. A shingle is sixteen bytes of a
-  song's letters and digits in lower case, without anything between them, from where a word begins; a character beyond ASCII
-  begins a word of its own. So punctuation, line breaks, letter case and how often a chorus is written out do not count.
-- MinHash signatures (Broder 1997) are rensa's. Songs that share a band of three values are compared by their whole
-  signatures: of pairs at the threshold 84% are candidates, at 0.4 94%, at 0.5 99.6%. On hymns and the embedded songs, each
-  with a copy in which a share of the words is replaced: 100% of the copies are found at 5%, 81% at 10%, 32% at 15%; no song is
-  called a near-duplicate of another (`python benchmarks/leaks.py`).
-- Signatures lie in a mapped file, 504 bytes a song; in memory are a few numbers a song.
+  song's letters and digits in lower case, joined without gaps, starting where a word begins. A character beyond ASCII always
+  begins a word. So punctuation, line breaks, letter case and the number of times that a chorus is repeated don't count.
+- rensa computes the MinHash signatures (Broder 1997). Songs that share a band of three values are compared by their whole
+  signatures. These are 84% of the pairs with a similarity at the threshold, 94% of those at 0.4, and 99.6% of those at 0.5.
+- Measured on hymns and the embedded songs, each with a copy in which some words are replaced: 100% of the copies are found if
+  5% of the words are replaced, 81% at 10% and 32% at 15%. No two different songs are called near-duplicates
+  (`python benchmarks/leaks.py`).
+- Signatures are in a memory-mapped file, 504 bytes per song. Only a few numbers per song are in memory.
 """
 
 from pathlib import Path
@@ -24,13 +25,13 @@ from scipy.sparse.csgraph import connected_components
 from .. import LyricGPTError
 from .packed import Batch, as_batch
 
-# In `corpus.json`: validation songs with a near-duplicate in training.
+# Key in `corpus.json`: how many validation songs have a near-duplicate in training.
 STRADDLING = "validation_songs_with_twin_in_training"
 THRESHOLD = 0.35
 PERMUTATIONS, BAND = 126, 3
 SHINGLE_BYTES = 16
 SEED = 42
-# Of each byte: what it is in a shingle; 0 if it stands between words.
+# What each byte becomes in a shingle, or 0 if it separates words.
 FOLDED = np.zeros(256, dtype=np.uint8)
 for _character in b"0123456789abcdefghijklmnopqrstuvwxyz":
     FOLDED[_character] = FOLDED[ord(chr(_character).upper())] = _character
@@ -40,18 +41,18 @@ COMPARED_PAIRS = 50_000  # at once
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Hashes of uint64 values (the finalizer of splitmix64)."""
+    """Hashes uint64 values (with the finalizer of splitmix64)."""
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return values ^ values >> np.uint64(31)
 
 
 def shingle_hashes(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of all songs' shingles.
+    """Hashes the shingles of all songs.
 
     Returns:
         hashes: uint64, shape `(shingles,)`.
-        offsets: where those of each song begin, and the end of the last, uint64, shape `(songs + 1,)`.
+        offsets: where the hashes of each song begin, and where the last ones end, uint64, shape `(songs + 1,)`.
     """
     folded = FOLDED.take(batch.data)
     in_word = folded != 0
@@ -59,7 +60,7 @@ def shingle_hashes(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     begins[1:] |= in_word[1:] & ~in_word[:-1]
     song_begins = batch.offsets[:-1][np.diff(batch.offsets) > 0]
     begins[song_begins] = in_word[song_begins]
-    # Letters alone; each song's are followed by zeros, so that a short song has a shingle too.
+    # Letters and digits only. Zeros follow those of each song, so that even a short song has a shingle.
     ends = np.concatenate([[0], np.cumsum(in_word)])[batch.offsets]  # letters before each song
     lengths = np.diff(ends)
     letters = np.zeros(ends[-1] + SHINGLE_BYTES * len(lengths) + 8, dtype=np.uint8)
@@ -69,23 +70,25 @@ def shingle_hashes(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     letters[np.arange(len(places)) + shifts[song]] = folded[places]
     is_begin = begins[places]
     starts, song = np.flatnonzero(is_begin), song[is_begin]
-    # A shingle within its song, or the first one of a song that has none.
+    # Keep the shingles that end within their song, and always the first one of each song.
     whole = starts + SHINGLE_BYTES <= ends[song + 1]
     whole[np.flatnonzero(np.diff(song, prepend=-1))] = True
     starts, song = starts[whole], song[whole]
-    words = np.ndarray(len(letters) - 7, dtype="<u8", buffer=letters, strides=(1,))  # eight bytes from each place
+    words = np.ndarray(
+        len(letters) - 7, dtype="<u8", buffer=letters, strides=(1,)
+    )  # the eight bytes from each position on
     starts += shifts[song]
     hashes = mix(mix(words[starts]) + words[starts + 8])
     return hashes, np.searchsorted(song, np.arange(len(lengths) + 1)).astype(np.uint64)
 
 
 def sign(texts: pa.LargeStringArray) -> np.ndarray:
-    """MinHash signatures, uint32, shape `(songs, PERMUTATIONS)`."""
+    """Computes MinHash signatures, uint32, shape `(songs, PERMUTATIONS)`."""
     batch = as_batch(texts)
-    if len(batch.data) and batch.data.max() >= 0x80:  # letters that FOLDED does not know
+    if len(batch.data) and batch.data.max() >= 0x80:  # (FOLDED lowers only ASCII letters)
         batch = as_batch(pa.compute.utf8_lower(texts))
     hashes, offsets = shingle_hashes(batch)
-    # A song without a letter is near nothing but itself.
+    # A song without letters or digits is hashed whole, so that only exact copies match it.
     empty = np.flatnonzero(offsets[1:] == offsets[:-1])
     own = [xxhash.xxh3_64_intdigest(batch.text(song).encode()) for song in empty.tolist()]
     hashes = np.insert(hashes, offsets[empty].astype(np.int64), np.array(own, dtype=np.uint64))
@@ -95,13 +98,13 @@ def sign(texts: pa.LargeStringArray) -> np.ndarray:
 
 
 def similar_pairs(signatures: np.ndarray, band: np.ndarray) -> np.ndarray:
-    """Pairs of songs that share a band and are near-duplicates, int64, shape `(pairs, 2)`.
+    """Returns pairs of songs that share a band and are near-duplicates, int64, shape `(pairs, 2)`.
 
-    Songs with the same band are compared with the first of them and with their neighbour.
+    Among songs with the same band, each is compared with the first one and with the one before it.
 
     Args:
         signatures: uint32, shape `(songs, PERMUTATIONS)`.
-        band: One hash a song, uint64, shape `(songs,)`.
+        band: One hash per song, uint64, shape `(songs,)`.
     """
     order = np.argsort(band, kind="stable")
     is_first = np.ones(len(order), dtype=bool)
@@ -120,12 +123,12 @@ def similar_pairs(signatures: np.ndarray, band: np.ndarray) -> np.ndarray:
 
 
 def find_near_duplicates(dataset: Dataset, folder: Path, num_proc: int | None = None) -> np.ndarray:
-    """The cluster that each song belongs to, int64, shape `(songs,)`; most are alone in theirs.
+    """Returns the cluster that each song belongs to, int64, shape `(songs,)`. Most clusters have only one song.
 
     Args:
-        dataset: Column `text`.
+        dataset: Has a column `text`.
         folder: Where signatures are written.
-        num_proc: Processes that compute signatures; None: this one.
+        num_proc: Number of processes that compute signatures. None: only this one.
     """
 
     def sign_batch(table: pa.Table) -> pa.Table:
@@ -162,32 +165,32 @@ def find_near_duplicates(dataset: Dataset, folder: Path, num_proc: int | None = 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What follows for a split
+# Splitting without dividing a cluster
 
 
 def keep_first(cluster: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Whether each song is the first of its cluster in the order, bool, shape `(songs,)`."""
+    """Returns whether each song is the first of its cluster in `order`, bool, shape `(songs,)`."""
     kept = np.zeros(len(cluster), dtype=bool)
     kept[order[np.unique(cluster[order], return_index=True)[1]]] = True
     return kept
 
 
 def split_clusters(cluster: np.ndarray, order: np.ndarray, count: int) -> np.ndarray:
-    """Which songs are for validation, about `count` of them, so that no cluster is divided: bool, shape `(songs,)`.
+    """Chooses about `count` songs for validation so that no cluster is divided: bool, shape `(songs,)`.
 
-    A cluster stands in the order where its first song does; the last ones are for validation.
+    The place of a cluster in the order is that of its first song. The last clusters are for validation.
 
     Raises:
-        LyricGPTError: all songs are one cluster.
+        LyricGPTError: if all songs are in one cluster.
     """
     _, first, member, sizes = np.unique(cluster[order], return_index=True, return_inverse=True, return_counts=True)
     if len(first) < 2:
         raise LyricGPTError(
-            "all songs are near-duplicates of each other: nothing to hold out. Set near_duplicates: keep, or name a "
-            "validation_file"
+            "all songs are near-duplicates of each other, so none can be set aside for validation. Set near_duplicates: "
+            "keep, or name a validation_file"
         )
     by_place = np.argsort(first)[::-1]  # the last cluster first
-    validation = np.cumsum(sizes[by_place])[:-1]  # songs, if so many clusters are
+    validation = np.cumsum(sizes[by_place])[:-1]  # songs in the last 1, 2, ... clusters
     number = 1 + int(np.argmin(np.abs(validation - count)))
     chosen = np.zeros(len(cluster), dtype=bool)
     chosen[order[np.isin(member, by_place[:number])]] = True
@@ -195,5 +198,5 @@ def split_clusters(cluster: np.ndarray, order: np.ndarray, count: int) -> np.nda
 
 
 def straddling(cluster: np.ndarray, is_validation: np.ndarray) -> int:
-    """Validation songs with a near-duplicate among the others."""
+    """Counts the validation songs that have a near-duplicate among the others."""
     return int(np.isin(cluster[is_validation], cluster[~is_validation]).sum())

@@ -1,4 +1,4 @@
-"""Many texts as one: their bytes end to end, as Arrow holds them, counted without a Python loop."""
+"""Many texts in one array of bytes, end to end as Arrow stores them, so that counting needs no Python loop."""
 
 from dataclasses import dataclass, field
 
@@ -14,13 +14,13 @@ KINDS = ("line_endings", "trailing_blanks", "blank_lines", "control_characters",
 
 @dataclass
 class Batch:
-    """Songs as one run of UTF-8 bytes.
+    """Songs in one array of UTF-8 bytes.
 
     Attributes:
         data: All texts, one after the other, uint8, shape `(bytes,)`.
-        offsets: Where each begins, and the end of the last, int64, shape `(songs + 1,)`.
-        changed: Songs that cleaning changed.
-        counts: What it changed: line endings, blanks, line breaks and control characters taken out, songs brought to NFC.
+        offsets: Where each text begins, and where the last one ends, int64, shape `(songs + 1,)`.
+        changed: Number of songs that cleaning changed.
+        counts: Numbers of removed line endings, blanks, line breaks and control characters, and of songs converted to NFC.
     """
 
     data: np.ndarray
@@ -33,14 +33,14 @@ class Batch:
 
 
 def sum_by_song(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Sums of each song's values, int64, shape `(songs,)`.
+    """Sums the values of each song, int64, shape `(songs,)`.
 
     Args:
-        values: One a byte, shape `(offsets[-1],)`.
+        values: One per byte, shape `(offsets[-1],)`.
     """
     sums = np.zeros(len(offsets) - 1, dtype=np.int64)
     filled = offsets[:-1] < offsets[1:]
-    if filled.any():  # (reduceat would give an empty song the next one's first value)
+    if filled.any():  # (for an empty song, reduceat would give the first value of the next song)
         sums[filled] = np.add.reduceat(values, offsets[:-1][filled], dtype=np.int64)
     return sums
 
@@ -49,7 +49,7 @@ CODE_POINTS = 0x110000
 
 
 def as_batch(texts: pa.LargeStringArray | pa.LargeBinaryArray) -> Batch:
-    """The bytes of an array, not copied."""
+    """Returns the texts of an array as a batch, without copying them."""
     _, offsets, data = texts.buffers()
     if len(texts) == 0 or data is None:
         return Batch(np.zeros(0, np.uint8), np.zeros(len(texts) + 1, np.int64))
@@ -58,15 +58,15 @@ def as_batch(texts: pa.LargeStringArray | pa.LargeBinaryArray) -> Batch:
 
 
 def as_strings(batch: Batch) -> pa.LargeStringArray:
-    """Songs as a string array, not copied."""
+    """Returns the songs as a string array, without copying them."""
     return pa.LargeStringArray.from_buffers(
         len(batch.offsets) - 1, pa.py_buffer(np.ascontiguousarray(batch.offsets)), pa.py_buffer(batch.data)
     )
 
 
 def count_code_points(data: np.ndarray) -> np.ndarray:
-    """How often each code point occurs in UTF-8 bytes, int64, as long as the largest needs."""
-    # (numpy's bincount would make eight bytes of each)
+    """Counts each code point in UTF-8 bytes, int64, from 0 to the largest that occurs (at least to 127)."""
+    # (numpy's bincount would first convert each byte to an int64)
     found = torch.bincount(torch.from_numpy(np.array(data)), minlength=128).numpy()
     if len(found) <= 128:
         return found
@@ -77,7 +77,7 @@ def count_code_points(data: np.ndarray) -> np.ndarray:
 
 
 def count_characters(batch: Batch) -> np.ndarray:
-    """Characters of each song, int64, shape `(songs,)`."""
+    """Counts the characters of each song, int64, shape `(songs,)`."""
     lengths = np.diff(batch.offsets)
     if len(batch.data) and batch.data.max() >= 0x80:
         lengths -= sum_by_song(is_continuation(batch.data), batch.offsets)
@@ -85,10 +85,10 @@ def count_characters(batch: Batch) -> np.ndarray:
 
 
 class MappedTexts:
-    """All texts of a dataset as one array of bytes, without copying them, to gather any rows from.
+    """All texts of a dataset as one array of bytes, from which any rows can be taken. Making it copies no text.
 
-    The array spans all of the memory that the chunks of the column lie in, mapped files as a rule; between two chunks it has an
-    element that covers the gap and is never read. Pickled, it is the dataset.
+    The array spans all the memory that holds the chunks of the column, usually mapped files. Between two chunks, it has an
+    element that covers the gap and is never read. Pickling it pickles only the dataset.
     """
 
     def __init__(self, dataset: Dataset):
@@ -103,7 +103,7 @@ class MappedTexts:
             offsets = np.frombuffer(chunk.buffers()[1], np.int64, len(chunk) + 1, 8 * chunk.offset)
             edges.append(offsets + (places[number] - base))
             elements[number] = np.arange(count, count + len(chunk))
-            count += len(chunk) + 1  # and the gap
+            count += len(chunk) + 1  # (one for the gap)
         edges = np.concatenate(edges)
         memory = pa.foreign_buffer(base, int(edges[-1]), base=self.chunks)
         buffers = [None, pa.py_buffer(edges), memory]

@@ -1,9 +1,10 @@
-"""Songs become token streams: read, cleaned, searched for near-duplicates, split, tokenized, written in the order of the split.
+"""Turns songs into token streams: reads and cleans them, finds near-duplicates, splits, tokenizes and writes them.
 
 Notable:
-- Every step is a pass over mapped files; memory does not grow with the corpus, but for some bytes a song. (A text file is one
-  document, and is held whole, several times over.)
-- What is written depends on nothing but content and settings; started again after a kill, it gives the same bytes.
+- Every step is a pass over memory-mapped files, so that a larger corpus needs only a few more bytes of memory per song. (A
+  text file is one document. Several copies of it are in memory at once.)
+- The output depends only on the content and the settings. If the preparation is killed and started again, it gives the same
+  bytes.
 """
 
 import itertools
@@ -33,7 +34,7 @@ from .writing import COPIED_BYTES, cut_stream, write_cut_songs, write_songs, wri
 
 
 def count_part(args: CorpusArguments, part: Part, cut: int | None) -> np.ndarray:
-    """How often each code point occurs in a split, or before the cut, int64, shape `(0x110000,)`."""
+    """Counts each code point in a split, or before the cut, int64, shape `(0x110000,)`."""
     songs = part.songs
     rest = np.ones(len(songs.dataset), dtype=bool)
     rest[part.rows] = False
@@ -46,7 +47,7 @@ def count_part(args: CorpusArguments, part: Part, cut: int | None) -> np.ndarray
         for index in np.flatnonzero((begins < cut) & (ends > cut)):
             text = songs.dataset[int(part.rows[index])]["text"][cut - begins[index] :]
             tail = np.bincount(np.frombuffer(text.encode("utf-32-le"), "<u4"), minlength=1)
-    if 2 * rest.sum() > len(rest):  # counting it is less than counting the others
+    if 2 * rest.sum() > len(rest):  # (then counting the others is less work)
         counts = count_texts(songs.dataset, np.flatnonzero(~rest))
     elif rest.any():
         counts -= count_texts(songs.dataset, np.flatnonzero(rest))
@@ -59,8 +60,8 @@ class Alphabet:
     """The characters of a corpus.
 
     Attributes:
-        characters: Those that the model knows.
-        rare: Those that occur less often than `min_char_count`, and are read as `<|unk|>`.
+        characters: The characters that the model knows.
+        rare: Characters that occur less often than `min_char_count`. They become `<|unk|>`.
         counts: How often each code point occurs, int64, shape `(0x110000,)`.
     """
 
@@ -70,10 +71,10 @@ class Alphabet:
 
 
 def find_alphabet(args: CorpusArguments, split: Split, base: str) -> Alphabet:
-    """The characters of the training part, or of both, headers included, and those of `base`.
+    """Returns the characters of the training songs, or of all songs, with their headers, and those of `base`.
 
     Raises:
-        LyricGPTError: there are none.
+        LyricGPTError: if there are none.
     """
     wanted = split.parts if args.alphabet == "corpus" else {"train": split.parts["train"]}
     cut = split.cut if args.alphabet == "train" else None
@@ -85,23 +86,25 @@ def find_alphabet(args: CorpusArguments, split: Split, base: str) -> Alphabet:
     rare = {chr(point) for point in np.flatnonzero((counts > 0) & (counts < args.min_char_count))}.difference(base)
     characters = {chr(point) for point in np.flatnonzero(counts)} - rare | {*song_separator(args), *base}
     if not characters:
-        raise LyricGPTError(f"no character occurs {args.min_char_count} times; lower min_char_count")
+        raise LyricGPTError(
+            f"no character occurs {args.min_char_count} times, so the alphabet is empty; lower min_char_count"
+        )
     return Alphabet(characters, rare, counts)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# All of it
+# The whole preparation
 
 
 def prepare(args: CorpusArguments, settings: dict[str, Any], folder: Path) -> None:
-    """Reads, cleans, splits and tokenizes a corpus into `folder`: two streams with their songs, the tokenizer, `corpus.json`.
+    """Prepares a corpus and writes it to `folder`: both token streams and their songs, the tokenizer, and `corpus.json`.
 
     Args:
-        settings: What the corpus is known by, for the report.
-        folder: Made anew; its parent is where intermediate files lie.
+        settings: The settings and files that identify the corpus, for `corpus.json`.
+        folder: Must not exist yet. Intermediate files are written to its parent.
 
     Raises:
-        LyricGPTError: whatever is wrong with the corpus.
+        LyricGPTError: if the corpus cannot be used.
     """
     workspace = folder.parent
     songs = read_songs(args, args.dataset, workspace)
@@ -139,10 +142,10 @@ def prepare(args: CorpusArguments, settings: dict[str, Any], folder: Path) -> No
 
 
 def write_streams(folder: Path, split: Split, tokenizer: LyricGPTTokenizer, separator: str) -> dict[str, int]:
-    """Writes the token stream of each part and where its songs stand; returns the tokens of both splits.
+    """Writes the token stream of each split and the positions of its songs. Returns the number of tokens of each split.
 
     Raises:
-        LyricGPTError: the alphabet lacks a character, or a split has none.
+        LyricGPTError: if the alphabet lacks a character, or a split is empty.
     """
     tokens, around = {}, 0 if separator else 1
     for name, part in split.parts.items():
@@ -153,7 +156,7 @@ def write_streams(folder: Path, split: Split, tokenizer: LyricGPTTokenizer, sepa
         try:
             write_stream(folder / f"{name}.bin", part, tokenizer, begins, tokens[name], separator, num_proc)
         except UnknownCharacterError as error:
-            raise LyricGPTError(f"a split has characters that the alphabet lacks: {error}") from None
+            raise LyricGPTError(f"the songs cannot be encoded: {error}") from None
         if split.cut is None:
             write_songs(folder / f"{name}_songs.arrow", part, begins, begins + headers, ends)
         else:
@@ -162,29 +165,37 @@ def write_streams(folder: Path, split: Split, tokenizer: LyricGPTTokenizer, sepa
         cut_stream(folder, split.cut, tokenizer.id_dtype)
         tokens = {"train": split.cut, "validation": tokens["train"] - split.cut}
     if not all(tokens.values()):
-        raise LyricGPTError(f"a split has no characters: {tokens}; change validation_fraction or the corpus")
+        raise LyricGPTError(
+            f"the training songs have {tokens['train']:,} characters and the validation songs {tokens['validation']:,}; both "
+            "need some: change validation_fraction or the corpus"
+        )
     return tokens
 
 
 def check_names(args: CorpusArguments, songs: Songs, validation: Songs | None) -> None:
-    """Raises LyricGPTError if headers are asked for and there is nothing to write into them."""
+    """Raises LyricGPTError if songs should get headers, but have no artists or titles."""
     wanted = {"none": (), "title": ("song",), "artist_title": ("artist", "song")}[args.conditioning]
     if wanted and songs.is_text:
         raise LyricGPTError(
-            f"conditioning is {args.conditioning!r}, but a text file is one document and not songs with names; use a table, "
-            "or --conditioning none"
+            f"conditioning is {args.conditioning!r}, but a text file has no artists and titles; use a table, or "
+            "--conditioning none"
         )
     for part, name in itertools.product(filter(None, (songs, validation)), wanted):
         if not any(value.strip() for batch in part.dataset.select_columns(name).iter(1000) for value in batch[name]):
-            what = {"song": "title", "artist": "artist"}[name]
+            what = {"song": "a title", "artist": "an artist"}[name]
+            source = args.dataset if part is songs else args.validation_file
             raise LyricGPTError(
-                f"conditioning is {args.conditioning!r}, but the corpus names no {what}; say which column does with "
-                f"--{OPTIONS[name]}"
+                f"conditioning is {args.conditioning!r}, but no song in {source} has {what}; name the right column with "
+                f"--{OPTIONS[name]}, or use --conditioning none"
             )
 
 
 def count_unknown(folder: Path, tokenizer: LyricGPTTokenizer, in_training: bool) -> dict[str, int]:
-    """How often `<|unk|>` stands in each stream; in the training stream only where rare characters were left out."""
+    """Counts `<|unk|>` in each stream.
+
+    Args:
+        in_training: Whether the training stream can have any, because rare characters were replaced.
+    """
     counts = dict.fromkeys(SPLITS, 0)
     for split in SPLITS if in_training else SPLITS[1:]:
         ids = np.memmap(folder / f"{split}.bin", dtype=tokenizer.id_dtype, mode="r")

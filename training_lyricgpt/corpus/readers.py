@@ -1,8 +1,8 @@
-"""Sources of each kind as batches of songs: columns `artist`, `song` and `text`, every one a string.
+"""Reads each kind of source in batches of songs, with the columns `artist`, `song` and `text`, all of them strings.
 
 Notable:
-- Each line of JSON may call its columns as it likes.
-- What cannot be read is an error that names the file, the line where the reader knows it, and what to do.
+- Each line of a JSON file may use different names for its columns.
+- If a source cannot be read, the error names the file, the line if it is known, and what to do.
 """
 
 import json
@@ -41,10 +41,12 @@ def read_json_lines(source: Source, told: Told) -> Iterator[pa.Table]:
                 locate_bad_byte(source, encoding)
                 raise
             except (ValueError, RecursionError) as error:
-                raise LyricGPTError(f"{source.name}, line {number}, is not JSON: {shown(str(error))}") from None
+                raise LyricGPTError(
+                    f"{source.name}, line {number}, is not JSON: {shown(str(error))}. Correct the line"
+                ) from None
             if not isinstance(row, dict):
                 raise LyricGPTError(
-                    f"{source.name}, line {number}, is a JSON {type(row).__name__}; JSON lines have one object a line"
+                    f"{source.name}, line {number}, is a JSON {type(row).__name__}; each line must be an object in braces"
                 )
             keys = tuple(row)
             if keys not in by_keys:
@@ -55,7 +57,8 @@ def read_json_lines(source: Source, told: Told) -> Iterator[pa.Table]:
                 value = row[name]
                 if role == "text" and not (value is None or isinstance(value, str)):
                     raise LyricGPTError(
-                        f"{source.name}, line {number}: {name!r} is a {type(value).__name__}, not a text"
+                        f"{source.name}, line {number}: {name!r} must be a string, but is of type {type(value).__name__}. "
+                        "Correct the line, or set --text_column to the column with the lyrics"
                     )
                 song[role], replaced = repair(as_name(value))
                 told.replaced += replaced
@@ -78,17 +81,17 @@ def json_table(songs: list[dict[str, str]]) -> pa.Table:
 
 
 def as_name(value: Any) -> str:
-    """A value of JSON or Parquet as text: several names one after the other, nothing of what is no name."""
+    """Converts a value from JSON or Parquet to text. Joins lists with commas; nulls and objects become empty strings."""
     if isinstance(value, list):
         return ", ".join(filter(None, map(as_name, value)))
     return "" if value is None or isinstance(value, dict) else str(value)
 
 
 def as_text(source: Source, role: str, name: str, values: pa.Array, told: Told) -> pa.Array:
-    """A column of Parquet or of the Hub as strings.
+    """Converts a column of a Parquet file or a Hub dataset to strings.
 
     Raises:
-        LyricGPTError: lyrics that are no texts, or not UTF-8.
+        LyricGPTError: if lyrics aren't strings, or a text isn't UTF-8.
     """
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
@@ -98,7 +101,9 @@ def as_text(source: Source, role: str, name: str, values: pa.Array, told: Told) 
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if not (is_text or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         if role == "text":
-            raise LyricGPTError(f"{source.name}: column {name!r} holds {kind}, not texts")
+            raise LyricGPTError(
+                f"{source.name}: column {name!r} holds {kind}, not text. Set --text_column to the column with the lyrics"
+            )
         return pa.array(map(as_name, values.to_pylist()), pa.large_string())
     values = values.cast(pa.large_string() if pa.types.is_string_view(kind) else pa.large_binary()).cast(
         pa.large_binary()
@@ -108,7 +113,7 @@ def as_text(source: Source, role: str, name: str, values: pa.Array, told: Told) 
     except UnicodeDecodeError as error:
         raise LyricGPTError(
             f"{source.name}: column {name!r} is not UTF-8: byte 0x{error.object[error.start]:02x} in "
-            f"{shown(repr(error.object), 60)}"
+            f"{shown(repr(error.object), 60)}. Save its texts as UTF-8"
         ) from None
 
 
@@ -134,7 +139,7 @@ def read_parquet(source: Source, told: Told) -> Iterator[pa.Table]:
 
 
 def read_text(source: Source, told: Told) -> Iterator[pa.Table]:
-    """A text as one row; line endings as they are."""
+    """Reads a text file as one row, with its line endings unchanged."""
     encoding = find_encoding(source, told.encoding)
     with open_utf8(source, encoding) as file:
         content = read_whole(source.name, file)
@@ -165,10 +170,10 @@ READERS = {
 
 
 def read_source(source: Source, told: Told) -> Iterator[pa.Table]:
-    """The songs of a source in batches with the columns `artist`, `song`, `text`, every one a string.
+    """Reads the songs of a source in batches with the columns `artist`, `song` and `text`, all of them strings.
 
     Raises:
-        LyricGPTError: whatever is wrong with it.
+        LyricGPTError: if the source cannot be read.
     """
     try:
         yield from READERS[source.kind](source, told)

@@ -1,12 +1,12 @@
-"""Any source of lyrics becomes cleaned songs in the order in which they are split, a few megabytes at a time.
+"""Reads and cleans the songs of any source, a few megabytes at a time, and draws their order for the split.
 
 Notable:
-- A table has one song a row; a text file is one document. How each kind of file is read stands in `readers`.
-- Nothing is guessed away: a song called "None" stays a song; what is skipped is counted and reported.
-- The order of the songs is `RandomState(split_seed).permutation(rows)`, drawn before empty rows are dropped, which is
-  what pandas' `sample(frac=1, random_state=split_seed)` gives.
-- Songs are cleaned and counted as bytes while the next ones are read, and written to one Arrow file that is mapped, not
-  loaded: memory does not grow with the corpus.
+- A table has one song per row. A text file is one document. `readers` reads each kind of file.
+- No song is dropped on a guess: a song called "None" stays a song. Skipped rows are counted and reported.
+- The order of the songs is `RandomState(split_seed).permutation(rows)`, drawn before empty rows are dropped. This is the
+  order that pandas' `sample(frac=1, random_state=split_seed)` gives.
+- Songs are cleaned and counted as bytes while the next ones are read. They are written to one Arrow file, which is
+  memory-mapped and not loaded, so the memory doesn't grow with the corpus.
 """
 
 from collections import deque
@@ -36,14 +36,14 @@ COUNTED_SONGS = 1000  # at once
 
 @dataclass
 class Songs:
-    """Cleaned songs and what became of the others.
+    """Cleaned songs, and what was skipped or changed.
 
     Attributes:
         dataset: Columns `artist`, `song`, `text`, in the order of the files.
         order: Rows of `dataset` in the order in which they are split, int64, shape `(songs,)`.
-        characters: Of each row's text, int64, shape `(songs,)`.
+        characters: Number of characters of each row's text, int64, shape `(songs,)`.
         counts: How often each code point occurs in all texts, int64, shape `(0x110000,)`.
-        is_text: Whether they come from text files, which are documents and not songs.
+        is_text: Whether these are documents from text files, not songs.
         report: Counts for `corpus.json`.
     """
 
@@ -57,13 +57,13 @@ class Songs:
 
 @dataclass
 class CleanedTable:
-    """A batch of songs, those that are none left out, and what is known of them."""
+    """A batch of cleaned songs without empty rows, and counts for it."""
 
     table: pa.Table
-    kept: np.ndarray  # bool, of the rows that were read
+    kept: np.ndarray  # bool, for each row that was read
     characters: np.ndarray  # of each kept row
     hashes: np.ndarray  # of each kept row's text
-    counts: np.ndarray  # of code points, as far as they occur
+    counts: np.ndarray  # of each code point, up to the largest that occurs
     changed: int
     cleaned: dict[str, int]
 
@@ -93,7 +93,7 @@ def clean_table(table: pa.Table, cleaning: str) -> CleanedTable:
 
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """Results in the order of the items, of which few are taken ahead."""
+    """Yields the results in the order of the items. Takes only a few items ahead."""
     with ThreadPoolExecutor(threads) as executor:
         pending = deque()
         for item in items:
@@ -105,13 +105,13 @@ def in_threads(function: Callable[[Any], Any], items: Iterable[Any], threads: in
 
 
 def read_songs(args: CorpusArguments, pattern: str, folder: Path, shuffle: bool = True) -> Songs:
-    """All songs of the files that `pattern` names, cleaned, and the order in which they are split.
+    """Reads and cleans all songs of the files that `pattern` names, and draws the order in which they are split.
 
     Args:
-        folder: Where their Arrow files are written; it has to stay while the songs are used.
+        folder: Where the Arrow files are written. It must exist for as long as the songs are used.
 
     Raises:
-        LyricGPTError: nothing to read, or nothing left of it.
+        LyricGPTError: if the files cannot be read, or all rows are empty.
     """
     sources = find_sources(pattern)
     is_text = sources[0].kind == "text"
@@ -138,7 +138,9 @@ def read_songs(args: CorpusArguments, pattern: str, folder: Path, shuffle: bool 
     chosen = permutation[: args.max_songs if shuffle else None]
     order = (np.cumsum(kept) - 1)[chosen[kept[chosen]]]
     if len(order) == 0:
-        raise LyricGPTError(f"{pattern}: all {len(chosen)} rows are empty{missing_column(told)}")
+        raise LyricGPTError(
+            f"{pattern}: all {len(chosen)} rows are empty{missing_column(told)}; choose another file or --text_column"
+        )
     dataset = Dataset.from_file(str(path))
     if len(order) < len(dataset):
         rest = np.sort(order)
@@ -163,7 +165,7 @@ def missing_column(told: Told) -> str:
 
 
 def count_texts(dataset: Dataset, rows: np.ndarray | None = None) -> np.ndarray:
-    """How often each code point occurs in the texts of some rows, or of all, int64, shape `(0x110000,)`."""
+    """Counts each code point in the texts of the given rows, or of all rows, int64, shape `(0x110000,)`."""
     counts = np.zeros(CODE_POINTS, dtype=np.int64)
     rows = np.arange(len(dataset)) if rows is None else np.sort(rows)
     if len(rows):

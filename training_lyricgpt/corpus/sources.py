@@ -1,8 +1,8 @@
-"""What `dataset` may name: files, globs, compressed files, archives, or a dataset of the Hub.
+"""Finds what `dataset` names: files, globs, compressed files, archives, or a dataset on the Hub.
 
 Notable:
-- A file is what its first bytes say: one that is named for another kind is refused, not read as noise.
-- Files come in the order of their names, members of an archive too, so that a corpus is the same everywhere.
+- The first bytes of a file show what it is. If its name says something else, it is refused and not read as noise.
+- Files and the members of archives are sorted by name, so that a corpus is the same on every computer.
 """
 
 import glob
@@ -26,7 +26,7 @@ from ..wording import shown
 
 KINDS = {".csv": "table", ".tsv": "table", ".txt": "text", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 COMPRESSIONS = (".gz", ".zst", ".zip")
-# A Hub id, then the configuration, then the split (which may be a slice with colons of its own).
+# A Hub id, then the configuration, then the split (which may be a slice and have colons too).
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>[^:]*)(?::(?P<split>.+))?)?")
 MAGIC = {
     b"PAR1": "a Parquet file",
@@ -44,14 +44,14 @@ READING_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipF
 
 @dataclass
 class Source:
-    """One file, or one member of an archive, or a dataset of the Hub.
+    """One file, one member of an archive, or a dataset on the Hub.
 
     Attributes:
-        name: What messages call it.
+        name: Its name in messages.
         kind: `table`, `text`, `json`, `parquet` or `hub`.
-        suffix: The ending that says so, without that of a compression.
-        path: The file; None for a dataset of the Hub.
-        member: Its name in a zip archive.
+        suffix: The ending that shows the kind, without that of a compression.
+        path: The file; None for a dataset on the Hub.
+        member: Its name in a zip archive, if it is in one.
     """
 
     name: str
@@ -61,12 +61,14 @@ class Source:
     member: str | None = None
 
     def open(self) -> BinaryIO:
-        """Its bytes, decompressed."""
+        """Opens the source and decompresses it."""
         ending = self.path.suffix.lower()
         if ending == ".gz":
             return gzip.open(self.path)
         if ending == ".zst":
-            return io.BufferedReader(pa.input_stream(str(self.path), compression="zstd"))  # (Arrow's has no lines)
+            return io.BufferedReader(
+                pa.input_stream(str(self.path), compression="zstd")
+            )  # (Arrow's stream can't read lines)
         if ending == ".zip":
             return zipfile.ZipFile(self.path).open(self.member)
         return self.path.open("rb")
@@ -74,13 +76,13 @@ class Source:
 
 @dataclass
 class Told:
-    """What the run's configuration says about its sources, and what reading them found.
+    """What the settings say about the sources, and what was found while reading them.
 
     Attributes:
-        columns: Column of the text, of the artist and of the title; None is found by name.
-        found: Those of them that are told and are there.
-        replaced: Halves of surrogate pairs that became U+FFFD.
-        remarks: What a reader of the report should know.
+        columns: Names of the columns with text, artist and title; None: found by the usual names.
+        found: Which of the named columns exist.
+        replaced: Number of halves of surrogate pairs that became U+FFFD.
+        remarks: Notes for the report.
     """
 
     encoding: str
@@ -91,11 +93,11 @@ class Told:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Finding them
+# Finding sources
 
 
 def kind_suffix(path: Path) -> str:
-    """The ending that says what a file holds: `.csv` of `a.csv.gz`; empty for a bare `a.zip`."""
+    """Returns the ending that shows what a file holds: `.csv` for `a.csv.gz`, nothing for `a.zip`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
@@ -103,39 +105,40 @@ def kind_suffix(path: Path) -> str:
 
 
 def find_files(pattern: str) -> list[Path]:
-    """The files of a path or a glob, sorted.
+    """Returns the files that a path or a glob names, sorted.
 
     Raises:
-        LyricGPTError: nothing there, a directory, an empty file, or an ending that is not known.
+        LyricGPTError: if there is no such file, or one is a directory, is empty or has an unknown ending.
     """
-    path = Path(os.path.expanduser(pattern))  # noqa: PTH111  (pathlib's has no answer for an unknown user)
+    path = Path(os.path.expanduser(pattern))  # noqa: PTH111  (pathlib's raises RuntimeError for an unknown user)
     if not pattern.strip():
-        raise LyricGPTError("the name of the corpus is empty; give one with --dataset path/to/lyrics.csv")
+        raise LyricGPTError("the name of the corpus is empty; name a file, such as --dataset path/to/lyrics.csv")
     if path.is_dir():
-        raise LyricGPTError(f"{pattern} is a directory; name a file in it, or all of a kind as '{path / '*.csv'}'")
+        raise LyricGPTError(f"{pattern} is a directory; name a file in it, or several with '{path / '*.csv'}'")
     is_glob = glob.has_magic(str(path)) and not path.exists()
-    # (pathlib has no glob of an absolute pattern)
+    # (pathlib can't glob an absolute pattern)
     files = sorted(Path(name) for name in glob.glob(str(path), recursive=True)) if is_glob else [path]  # noqa: PTH207
     files = [file for file in files if not file.is_dir()]
     if not files:
-        raise LyricGPTError(f"no file matches {pattern!r}")
+        raise LyricGPTError(f"no file matches {pattern!r}; check the folder and the pattern")
     for file in files:
         if not file.exists():
             raise LyricGPTError(
-                f"no such file: {file} (looked in {Path.cwd()}); a dataset of the Hub is user/name, user/name:config or "
-                "user/name:config:split"
+                f"no such file: {file} (looked in {Path.cwd()}). Check the path. A dataset on the Hub is written as "
+                "user/name, user/name:config or user/name:config:split"
             )
         if file.stat().st_size == 0:
-            raise LyricGPTError(f"{file} is empty")
+            raise LyricGPTError(f"{file} is empty; choose a file with lyrics")
         if kind_suffix(file) not in KINDS and file.suffix.lower() != ".zip":
             raise LyricGPTError(
-                f"{file} ends in {file.suffix!r}; known are {', '.join(KINDS)}, each also with {', '.join(COMPRESSIONS)}"
+                f"{file} ends in {file.suffix!r}; use {', '.join(KINDS)}, or one of these compressed "
+                f"({', '.join(COMPRESSIONS)})"
             )
     return files
 
 
 def is_hub_id(pattern: str) -> bool:
-    """Whether a corpus is named by its id on the Hub: not a file that is there, nor named like one."""
+    """Whether a corpus is named by its id on the Hub: no such file exists, and the name doesn't look like a file's."""
     match = HUB_ID.fullmatch(pattern)
     path = Path(os.path.expanduser(pattern))  # noqa: PTH111
     named_like_file = (
@@ -145,10 +148,11 @@ def is_hub_id(pattern: str) -> bool:
 
 
 def find_sources(pattern: str) -> list[Source]:
-    """What `dataset` names, in order: files, members of archives, or a dataset of the Hub.
+    """Returns the sources that `dataset` names, in order: files, members of archives, or a dataset on the Hub.
 
     Raises:
-        LyricGPTError: as `find_files`; an archive with nothing known in it; tables and texts at once; what may not be read.
+        LyricGPTError: as in `find_files`, and if an archive has no file of a known kind, if tables are mixed with text files,
+            or if a file may not be read.
     """
     try:
         return [Source(pattern, "hub")] if is_hub_id(pattern) else list_sources(pattern)
@@ -157,7 +161,7 @@ def find_sources(pattern: str) -> list[Source]:
 
 
 def list_sources(pattern: str) -> list[Source]:
-    """The files, or members of archives, of a path or a glob."""
+    """Returns the files, or the members of archives, that a path or a glob names."""
     sources = []
     for path in find_files(pattern):
         check_magic(path)
@@ -175,46 +179,50 @@ def list_sources(pattern: str) -> list[Source]:
         if packed := [name for name in names if Path(name).suffix.lower() in COMPRESSIONS]:
             raise LyricGPTError(f"{path} holds {packed[0]!r}, which is compressed itself; unpack the archive first")
         if twice := [name for name, after in itertools.pairwise(names) if name == after]:
-            raise LyricGPTError(f"{path} holds two members called {twice[0]!r}; unpack the archive first")
+            raise LyricGPTError(f"{path} holds two files called {twice[0]!r}; unpack the archive first")
         known = [name for name in names if Path(name).suffix.lower() in KINDS]
         if not known:
-            raise LyricGPTError(f"{path} holds nothing that ends in {', '.join(KINDS)}; it holds {names[:5]}")
+            raise LyricGPTError(f"{path} needs a file that ends in {', '.join(KINDS)}, but holds {names[:5]}")
         for name in known:
             suffix = Path(name).suffix.lower()
             sources.append(Source(f"{path}: {name}", KINDS[suffix], suffix, path, name))
     if len({source.kind == "text" for source in sources}) > 1:
-        raise LyricGPTError(f"{pattern!r} matches both tables and texts; name one kind")
+        raise LyricGPTError(f"{pattern!r} matches both tables and text files; name only one kind, such as '*.csv'")
     return sources
 
 
 def check_magic(path: Path) -> None:
-    """Raises LyricGPTError if the first bytes of a file are those of another kind than its name says."""
+    """Raises LyricGPTError if a file's first bytes don't fit its name."""
     with path.open("rb") as file:
         begin = file.read(8)
     expected = EXPECTED_MAGIC.get(path.suffix.lower())
     if expected and not begin.startswith(expected):
-        raise LyricGPTError(f"{path} is not {MAGIC[expected]}, as its name says: it begins with {begin!r}")
+        raise LyricGPTError(
+            f"{path} is not {MAGIC[expected]}, although its name says so: it begins with {begin!r}. Rename or replace it"
+        )
     for magic, what in MAGIC.items():
         if begin.startswith(magic) and magic != expected:
-            raise LyricGPTError(f"{path} is {what} by its first bytes, not a {path.suffix}; name it what it is")
+            raise LyricGPTError(
+                f"{path} is {what}, as its first bytes show, not a {path.suffix} file; rename or convert it"
+            )
 
 
 def unreadable(name: str, error: BaseException) -> LyricGPTError:
-    question = "" if isinstance(error, PermissionError) else " Is it whole?"
+    question = "" if isinstance(error, PermissionError) else " Is the file complete?"
     return LyricGPTError(f"{name} cannot be read: {shown(str(error) or type(error).__name__)}.{question}")
 
 
 def load_hub(name: str) -> datasets.Dataset:
-    """A dataset of the Hub, or of its cache where there is no network; the split is `train` unless it is named.
+    """Loads a dataset from the Hub, or from the local cache if there is no network. The default split is `train`.
 
     Raises:
-        LyricGPTError: no such dataset, configuration or split, or none in the cache while offline.
+        LyricGPTError: if there is no such dataset, configuration or split, or, without a network, if it isn't in the cache.
     """
     parts = HUB_ID.fullmatch(name)
     try:
         return datasets.load_dataset(parts["id"], parts["config"] or None, split=parts["split"] or "train")
-    except Exception as error:  # of a dozen kinds, and each says what it is
+    except Exception as error:  # (datasets raises a dozen kinds of errors, and each has a clear message)
         raise LyricGPTError(
-            f"{name} is no file here, and as a dataset of the Hub it cannot be loaded: {type(error).__name__}: {error}. "
-            "A dataset is user/name, user/name:config or user/name:config:split; offline it must lie in the cache already"
+            f"{name} is not a file here, and it cannot be loaded as a dataset on the Hub: {type(error).__name__}: {error}. "
+            "Write user/name, user/name:config or user/name:config:split. Without a network, it must already be in the cache"
         ) from None

@@ -1,9 +1,11 @@
-"""Which songs are for training and which for validation.
+"""Decides which songs are for training and which for validation.
 
 Notable:
-- Near-duplicates never straddle a split by songs: a validation loss over songs that stand in training is a lie.
-- Without duplicates the last share of the songs is for validation; a split by characters cuts one sequence, as the published run did.
-- How many validation songs have a near-duplicate in training is reported, as it was drawn and as it is.
+- By default, near-duplicates never end up on both sides of a split by songs. The validation loss would look better than it is
+  if songs like those in training were among the validation songs.
+- Without near-duplicates, the last songs of the order are for validation. A split by characters joins all songs and cuts the
+  text once, like the original notebook.
+- The report says how many validation songs have a near-duplicate in training, and how many would have without this.
 """
 
 from dataclasses import dataclass
@@ -26,9 +28,9 @@ class Part:
     """The songs of one split.
 
     Attributes:
-        songs: Where they come from.
-        rows: Which rows of it, in the order in which they stand in the stream, int64.
-        headers: What stands before the text of each of them.
+        songs: The songs that the split takes its rows from.
+        rows: The rows of `songs.dataset` in this split, in the order of the stream, int64.
+        headers: The header of each of these songs.
     """
 
     songs: Songs
@@ -46,12 +48,12 @@ def text_bytes(songs: Songs) -> int:
 
 @dataclass
 class Split:
-    """Which song is for what.
+    """Which songs are for training and which for validation.
 
     Attributes:
-        parts: Of each split; `validation` is missing if the one sequence of all songs is cut.
-        cut: Where, in tokens; None if it is not.
-        near_duplicates: What is known of them, for `corpus.json`.
+        parts: The songs of each split. In a split by characters, all songs are in `train`.
+        cut: In a split by characters, the number of tokens before the cut; otherwise None.
+        near_duplicates: Figures for `corpus.json`.
     """
 
     parts: dict[str, Part]
@@ -60,14 +62,14 @@ class Split:
 
 
 def split_corpus(args: CorpusArguments, songs: Songs, validation: Songs | None, folder: Path) -> Split:
-    """Which song is for what.
+    """Splits songs into training and validation.
 
     Args:
         validation: The songs of a validation file, if there is one.
         folder: Where intermediate files are written.
 
     Raises:
-        LyricGPTError: nothing is left for validation.
+        LyricGPTError: if no songs are left for training or for validation.
     """
     mode, cluster, order = (
         near_duplicates_mode(args, songs),
@@ -89,7 +91,7 @@ def split_corpus(args: CorpusArguments, songs: Songs, validation: Songs | None, 
 
 
 def split_by_file(songs: Songs, validation: Songs, cluster: np.ndarray | None, figures: dict[str, Any]) -> Split:
-    """All songs of the one file for training, but for near-duplicates of the other's."""
+    """Trains on one file and validates on the other. Leaves out near-duplicates of validation songs unless they are kept."""
     order = songs.order
     if cluster is not None:
         is_validation = np.repeat([False, True], [len(songs.dataset), len(validation.dataset)])
@@ -100,7 +102,7 @@ def split_by_file(songs: Songs, validation: Songs, cluster: np.ndarray | None, f
             figures["left_out"] = len(songs.order) - len(order)
             if len(order) == 0:
                 raise LyricGPTError(
-                    "every training song has a near-duplicate in validation_file; set near_duplicates: keep"
+                    "every training song has a near-duplicate in the validation_file; set near_duplicates: keep"
                 )
             figures[STRADDLING]["as_split"] = 0
     return Split({"train": Part(songs, order), "validation": Part(validation, validation.order)}, None, figures)
@@ -109,7 +111,7 @@ def split_by_file(songs: Songs, validation: Songs, cluster: np.ndarray | None, f
 def split_by_characters(
     args: CorpusArguments, songs: Songs, order: np.ndarray, cluster: np.ndarray | None, figures: dict[str, Any]
 ) -> Split:
-    """One sequence of all songs, cut."""
+    """Joins all songs and cuts the text into training and validation."""
     cut, in_validation = cut_sequence(args, songs, order)
     if cluster is not None:
         as_drawn = cut_sequence(args, songs, songs.order)[1]
@@ -123,13 +125,17 @@ def split_by_characters(
 def split_by_songs(
     fraction: float, songs: Songs, order: np.ndarray, cluster: np.ndarray | None, figures: dict[str, Any]
 ) -> Split:
-    """The last songs of the order for validation, near-duplicates on one side."""
+    """Uses the last songs of the order for validation. With `group`, keeps near-duplicates on the same side."""
     if len(order) < 2:
         if figures["left_out"]:
             raise LyricGPTError(
-                "all songs are near-duplicates of each other: nothing to hold out. Set near_duplicates: keep"
+                "all songs are near-duplicates of each other, so none can be set aside for validation. Set "
+                "near_duplicates: keep"
             )
-        raise LyricGPTError("only one song: nothing to hold out. Set split: characters, or name a validation_file")
+        raise LyricGPTError(
+            "the corpus has only one song, so none can be set aside for validation. Set split: characters, or name a "
+            "validation_file"
+        )
     count = validation_count(len(order), fraction)
     in_validation = last_rows(len(songs.dataset), order, count)
     if cluster is not None:
@@ -147,19 +153,19 @@ def split_by_songs(
 
 
 def validation_count(songs: int, fraction: float) -> int:
-    """How many of so many songs are for validation: at least one, and never all."""
+    """Returns how many songs are for validation: at least one, and never all."""
     return min(songs - 1, max(1, round(songs * fraction)))
 
 
 def near_duplicates_mode(args: CorpusArguments, songs: Songs) -> str:
-    """What is done with near-duplicates: as stated, or what suits the split."""
+    """Returns what to do with near-duplicates: what is set, or the default of the split."""
     if songs.is_text:
         return "ignore"
     return args.near_duplicates or ("keep" if args.split == "characters" else "group")
 
 
 def find_clusters(args: CorpusArguments, songs: Songs, validation: Songs | None, folder: Path) -> np.ndarray | None:
-    """The cluster of each song, those of the validation file after the others; None if they are not searched for."""
+    """Returns the cluster of each song, with those of the validation file last; None if near-duplicates are ignored."""
     if near_duplicates_mode(args, songs) == "ignore":
         return None
     parts = [part.dataset.select_columns("text") for part in (songs, validation) if part is not None]
@@ -169,14 +175,14 @@ def find_clusters(args: CorpusArguments, songs: Songs, validation: Songs | None,
 
 
 def last_rows(rows: int, order: np.ndarray, count: int) -> np.ndarray:
-    """Whether each row is among the last `count` of the order, bool, shape `(rows,)`."""
+    """Returns whether each row is among the last `count` of `order`, bool, shape `(rows,)`."""
     chosen = np.zeros(rows, dtype=bool)
     chosen[order[len(order) - count :]] = True
     return chosen
 
 
 def lay_out(lengths: np.ndarray, around: int, between: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Where songs stand in a stream.
+    """Computes the positions of songs in a stream.
 
     Args:
         lengths: Tokens of each song, in order.
@@ -184,24 +190,24 @@ def lay_out(lengths: np.ndarray, around: int, between: int) -> tuple[np.ndarray,
         between: Tokens between two songs.
 
     Returns:
-        The first token of each song, one past its last, and the tokens of the stream.
+        The first token of each song, one past its last, and the number of tokens in the stream.
     """
     ends = around + np.cumsum(lengths) + between * np.arange(len(lengths))
     return ends - lengths, ends, int(ends[-1]) + around
 
 
 def song_separator(args: CorpusArguments) -> str:
-    """What stands between songs where there is no `<|endoftext|>`; raw songs end in blank lines of their own."""
+    """Returns the text between songs, empty if `<|endoftext|>` is. Songs that aren't cleaned already end in blank lines."""
     if args.special_tokens:
         return ""
     return " " if args.cleaning == "none" else "\n\n"
 
 
 def cut_sequence(args: CorpusArguments, songs: Songs, order: np.ndarray) -> tuple[int, np.ndarray]:
-    """Where the sequence of all songs is cut, in tokens, and whether each row reaches past it.
+    """Returns where the joined songs are cut, in tokens, and whether each row reaches past the cut.
 
-    The figures of the published run: songs joined, the first 90% of the characters are for training. Special tokens count as
-    characters: they are predicted like any other.
+    As in the original notebook, the songs are joined, and the first 90% of the characters (with the default
+    `validation_fraction`) are for training. Special tokens count as characters, because the model predicts them too.
     """
     around = int(args.special_tokens)
     _, ends, total = lay_out(songs.characters[order], around, around or len(song_separator(args)))

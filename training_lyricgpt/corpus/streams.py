@@ -1,11 +1,13 @@
-"""Token streams and the windows that are read of them.
+"""Token streams, and the windows that training reads from them.
 
 Notable:
-- One flat stream a split, memory-mapped, of the smallest unsigned type that holds the alphabet; 64-bit offsets.
-- A batch is a pure function of (seed, step): its window offsets are raw Philox output (a counter-based generator,
-  https://numpy.org/doc/stable/reference/random/bit_generators/philox.html) keyed by them. There is no sampler state.
-- Evaluation windows are fixed by (seed, split); a split with fewer windows than asked for is read whole (its last window overlaps
-  the one before it).
+- A window is a block and the character after it: `block_size + 1` tokens.
+- Each split is one flat stream, memory-mapped, of the smallest unsigned type that holds the alphabet. Offsets have 64 bits.
+- A batch depends only on (seed, step): they set the key and counter of Philox, a counter-based random generator
+  (https://numpy.org/doc/stable/reference/random/bit_generators/philox.html), whose raw output gives the window offsets.
+  There is no sampler state.
+- Evaluation windows depend only on (seed, split). A split with fewer windows than requested is read whole (its last window
+  overlaps the one before it).
 """
 
 from dataclasses import dataclass, field
@@ -22,14 +24,14 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 from .. import LyricGPTError
 
 SPLITS = ("train", "validation")
-# Of one song: artist and title; its first token, its first after the header, and one past its last.
+# For each song: artist, title, its first token, its first token after the header, and one past its last token.
 SONG_SCHEMA = pa.schema(
     [("artist", pa.large_string()), ("title", pa.large_string())]
     + [(name, pa.int64()) for name in ("begin", "lyrics", "end")]
 )
 
 
-# Keys of the counter-based generator: what is drawn never shares a stream with anything else that is drawn.
+# Keys of the counter-based generator, so that training and evaluation never share random numbers.
 TRAIN_STREAM, EVALUATION_STREAM = 1, 2
 
 
@@ -38,7 +40,7 @@ class TokenStream:
     """The ids of one split, one after the other, memory-mapped and read-only.
 
     Attributes:
-        songs: Artist and title of each song and where it stands: `begin`, `lyrics` (past its header), `end`.
+        songs: Artist, title and position of each song: `begin`, `lyrics` (after its header), `end`.
     """
 
     ids: np.ndarray  # (tokens,), unsigned
@@ -48,21 +50,21 @@ class TokenStream:
         return len(self.ids)
 
     def windows(self, offsets: np.ndarray, block_size: int) -> torch.Tensor:
-        """The windows that begin at `offsets`, int64, shape `(len(offsets), block_size + 1)`."""
+        """Returns the windows that begin at `offsets`, int64, shape `(len(offsets), block_size + 1)`."""
         positions = offsets.astype(np.int64)[:, None] + np.arange(block_size + 1, dtype=np.int64)
         return torch.from_numpy(self.ids[positions].astype(np.int64))
 
     @cached_property
     def headers(self) -> tuple[np.ndarray, np.ndarray]:
-        """First token and one past the last of each header, in order; none where songs have none."""
+        """The first token of each header, and one past its last, in order. Songs without a header are left out."""
         begins, lyrics = (self.songs[name].to_numpy() for name in ("begin", "lyrics"))
         has_header = lyrics > begins
         return begins[has_header], lyrics[has_header]
 
     def is_header(self, offsets: np.ndarray, block_size: int) -> torch.Tensor | None:
-        """Whether the next characters of the windows at `offsets` belong to a header, shape `(len(offsets), block_size)`.
+        """Whether each next character in the windows at `offsets` belongs to a header, shape `(len(offsets), block_size)`.
 
-        None where no song has one.
+        None if no song has a header.
         """
         begins, ends = self.headers
         if len(begins) == 0:
@@ -74,7 +76,7 @@ class TokenStream:
 
 @dataclass
 class TokenizedCorpus:
-    """What training needs of a corpus."""
+    """A prepared corpus, ready for training."""
 
     tokenizer: LyricGPTTokenizer
     train: TokenStream
@@ -83,18 +85,18 @@ class TokenizedCorpus:
     folder: Path  # in the cache
 
     def check_length(self, block_size: int) -> None:
-        """Raises LyricGPTError if a split is shorter than a window and the character after it."""
+        """Raises LyricGPTError if a split is shorter than a window."""
         for split in SPLITS:
             if (tokens := len(getattr(self, split))) < block_size + 1:
                 raise LyricGPTError(
-                    f"the {split} split has {tokens} characters, but a window needs block_size + 1 = {block_size + 1}: "
-                    f"choose a smaller block_size, {'a larger corpus' if split == 'train' else 'more validation data'}"
-                    " (validation_fraction, validation_file)"
+                    f"the {split} split has {tokens} characters, but needs at least block_size + 1 = {block_size + 1}. Use a "
+                    f"smaller block_size, or {'a larger corpus' if split == 'train' else 'more validation songs'} (see "
+                    "validation_fraction and validation_file)"
                 )
 
 
 def stream_text(tokenizer: LyricGPTTokenizer, ids: np.ndarray) -> str:
-    """Ids of a stream as text, vectorised; `<|unk|>` becomes U+FFFD, any other special token a line break."""
+    """Converts ids of a stream to text, vectorised. `<|unk|>` becomes U+FFFD, any other special token a line break."""
     table = np.full(len(tokenizer), ord("\n"), dtype="<u4")
     if tokenizer.unk_token_id is not None:
         table[tokenizer.unk_token_id] = 0xFFFD
@@ -105,7 +107,7 @@ def stream_text(tokenizer: LyricGPTTokenizer, ids: np.ndarray) -> str:
 
 
 def random_offsets(stream_key: int, seed: int, counter: int, count: int, starts: int) -> np.ndarray:
-    """`count` offsets below `starts`, int64: a pure function of the arguments.
+    """Draws `count` offsets below `starts`, int64. The same arguments always give the same offsets.
 
     The bias of the modulo is below `starts / 2**64`.
     """
@@ -114,12 +116,12 @@ def random_offsets(stream_key: int, seed: int, counter: int, count: int, starts:
 
 
 def batch_offsets(seed: int, step: int, batch_size: int, tokens: int, block_size: int) -> np.ndarray:
-    """Window offsets of the global batch of a training step, shape `(batch_size,)`."""
+    """Returns the window offsets of the global batch of a training step, shape `(batch_size,)`."""
     return random_offsets(TRAIN_STREAM, seed, step, batch_size, tokens - block_size)
 
 
 def evaluation_offsets(seed: int, split: str, windows: int, tokens: int, block_size: int) -> np.ndarray:
-    """Window offsets of an evaluation: `windows` random ones, or those that cover the split if it holds no more."""
+    """Returns the window offsets of an evaluation: `windows` random ones, or, in a small split, all that cover it."""
     if windows * block_size >= tokens - 1:
         return np.minimum(np.arange(0, tokens - 1, block_size), tokens - 1 - block_size)
     return random_offsets(EVALUATION_STREAM, seed, SPLITS.index(split), windows, tokens - block_size)

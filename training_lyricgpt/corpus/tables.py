@@ -1,10 +1,10 @@
-"""Tables of text, CSV and TSV, through pyarrow's reader a few megabytes at a time.
+"""Reads CSV and TSV tables with pyarrow's reader, a few megabytes at a time.
 
 Notable:
-- What separates columns is read off the header; quotes that are escaped by backslashes, and a first line `sep=;` as Excel
-  writes it, are recognised. What was recognised is a remark in the report.
-- pyarrow drops the line feed of a CR LF that two of its blocks divide within quotes, so no block ends in a carriage return.
-- What cannot be read is an error that names the file, the row, and what to do.
+- The header shows which character separates the columns. Quotes escaped with backslashes, and a first line `sep=;` as Excel
+  writes it, are recognised. The report mentions what is unusual.
+- If a CR LF within quotes is divided between two blocks, pyarrow drops its line feed. So no block ends in a carriage return.
+- If a table cannot be read, the error names the file, the row, and what to do.
 """
 
 import csv
@@ -29,21 +29,21 @@ from .sources import Source, Told
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 OTHER_DELIMITERS = ";\t|,"
-LAST_READ = 0.5  # seconds that a read which has begun is waited for, once the file has been ended
+LAST_READ = 0.5  # seconds to wait for a read that is still going on when the file is stopped
 EXCEL_SEPARATOR = re.compile(r"sep=(.)")
-# A backslash and a quote within a field, and a quote doubled within one.
+# Within a field: a quote after a backslash, and a doubled quote.
 BACKSLASHED, DOUBLED = re.compile(rb'\\"[^,;|\t\r\n"]'), re.compile(rb'[^,;|\t\r\n"]""[^,;|\t\r\n"]')
 
 
 @dataclass
 class Dialect:
-    """How a table is written.
+    """The format of a table.
 
     Attributes:
-        names: Of its columns.
-        skipped: Lines before the header.
-        escape: What stands before a quote within quotes; False where it is doubled.
-        quotes: How many there are; an even number, if each that opens is closed.
+        names: Names of the columns.
+        skipped: Number of lines before the header.
+        escape: Character before a quote within quotes; False if such a quote is doubled instead.
+        quotes: Number of quotes in the file; even if every quote that opens is closed.
     """
 
     delimiter: str
@@ -54,10 +54,10 @@ class Dialect:
 
 
 class UndividedLineEnds(io.RawIOBase):
-    """A file whose reads never end in a carriage return: it comes with what is read next.
+    """A file whose reads never end in a carriage return. The next read returns it.
 
-    pyarrow reads ahead in a thread of its own. One that is still reading when Python ends takes the process down with it
-    ("terminate called without an active exception"), so whoever stops before the end of the file calls `stop`.
+    pyarrow reads ahead in its own thread. If that thread is still reading when Python exits, the process crashes
+    ("terminate called without an active exception"). So call `stop` if you don't read to the end of the file.
     """
 
     def __init__(self, file: BinaryIO):
@@ -75,7 +75,7 @@ class UndividedLineEnds(io.RawIOBase):
         return data
 
     def stop(self) -> None:
-        """Ends the file here, and waits for the thread that may be reading it."""
+        """Ends the file here, and waits for a thread that may still be reading it."""
         with self.reading:
             self.is_stopped = True
         self.has_ended.wait(LAST_READ)
@@ -97,23 +97,25 @@ class UndividedLineEnds(io.RawIOBase):
 
 
 def read_header(source: Source, encoding: str, delimiter: str, skipped: int) -> list[str]:
-    """The first row that is not empty, after so many lines."""
+    """Returns the first row that isn't empty, after the `skipped` lines."""
     with open_utf8(source, encoding) as file:
         for _ in range(skipped):
             file.readline()
-        head = io.BytesIO(file.read(BLOCK_BYTES))  # (a file may be one endless line)
+        head = io.BytesIO(file.read(BLOCK_BYTES))  # (a file may be a single, very long line)
         text = io.TextIOWrapper(head, encoding="utf-8", errors="surrogateescape", newline="")
         try:
             names = next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
         except csv.Error as error:
-            raise LyricGPTError(f"{source.name}: its first row cannot be read: {error}") from None
+            raise LyricGPTError(
+                f"{source.name}: its first row cannot be read: {error}. It should name the columns"
+            ) from None
     if any("\udc80" <= character <= "\udcff" for name in names for character in name):
         locate_bad_byte(source, encoding)
     return names
 
 
 def find_dialect(source: Source, encoding: str, told: Told) -> Dialect:
-    """How a table is written, by its header and its quotes; what is unusual becomes a remark."""
+    """Finds the format of a table from its header and its quotes. Adds a remark for anything unusual."""
     name = Path(source.name).name
     delimiter, skipped = DELIMITERS[source.suffix], 0
     with open_utf8(source, encoding) as file:
@@ -129,34 +131,35 @@ def find_dialect(source: Source, encoding: str, told: Told) -> Dialect:
                 break
     dialect = Dialect(delimiter, names, skipped)
     if delimiter != DELIMITERS[source.suffix]:
-        told.remarks.append(f"{name} is separated by {delimiter!r}")
+        told.remarks.append(f"the columns of {name} are separated by {delimiter!r}")
     inspect_quotes(source, encoding, dialect)
     if dialect.escape:
-        told.remarks.append(f"{name} has quotes that are escaped by backslashes")
+        told.remarks.append(f"the quotes in {name} are escaped with backslashes")
     return dialect
 
 
 def inspect_quotes(source: Source, encoding: str, dialect: Dialect) -> None:
-    """Reads a table through once for its quotes."""
+    """Reads a table once to count its quotes and to see how they are escaped."""
     backslashed = doubled = False
     with open_utf8(source, encoding) as file:
         while block := file.read(BLOCK_BYTES):
             dialect.quotes += np.count_nonzero(np.frombuffer(block, np.uint8) == ord('"'))
             backslashed |= b"\\" in block and bool(
                 BACKSLASHED.search(block)
-            )  # (one byte is found at once, two are not)
+            )  # (searching for one byte is faster than for two)
             doubled |= backslashed and bool(DOUBLED.search(block))
     if backslashed and not doubled:
         dialect.escape, dialect.quotes = "\\", 0
 
 
 def choose_or_refuse(source: Source, dialect: Dialect, told: Told) -> dict[str, str]:
-    """The columns of a table; of one with a single column, that one."""
+    """Chooses the columns of a table. If it has only one, that is the column of lyrics."""
     chosen = choose_columns(dialect.names, told)
     if "text" not in chosen and not told.columns.get("text") and len(dialect.names) == 1:
         chosen["text"] = dialect.names[0]
         told.remarks.append(
-            f"{Path(source.name).name} was read as one column of lyrics, called {shown(dialect.names[0], 40)!r} by its first row"
+            f"the only column of {Path(source.name).name} was read as lyrics, and its first row as the name of the column: "
+            f"{shown(dialect.names[0], 40)!r}"
         )
     if "text" not in chosen:
         raise refuse_columns(source, dialect.names, told)
@@ -201,7 +204,7 @@ def read_table(source: Source, told: Told) -> Iterator[pa.Table]:
             yield song_table(columns, batch.num_rows)
     except pa.ArrowInvalid as error:
         reason = str(error)
-        if "CSV parse error" in reason:  # a single thread knows the row
+        if "CSV parse error" in reason:  # (only a single thread reports the row)
             try:
                 for _ in batches(threads=False):
                     pass
@@ -209,17 +212,17 @@ def read_table(source: Source, told: Told) -> Iterator[pa.Table]:
                 reason = str(exact)
         if "straddling object" in reason:
             reason = (
-                f"after row {rows:,} comes one of more than {BLOCK_BYTES >> 20} MB. A quote that opens there and is never "
-                "closed? (One document, and not one song a row, belongs into a .txt file)"
+                f"the row after row {rows:,} is longer than {BLOCK_BYTES >> 20} MB. Look there for a quote that is never "
+                "closed. If the file is one long text, give it the ending .txt"
             )
         if "Empty CSV file" not in reason:
             raise LyricGPTError(
                 f"{source.name} cannot be read as a table with {dialect.delimiter!r} between columns: {shown(reason)}"
             ) from None
     if rows == 0:
-        raise LyricGPTError(f"{source.name} has a header and no rows")
+        raise LyricGPTError(f"{source.name} has a header but no rows")
     if dialect.quotes % 2:
         told.remarks.append(
-            f"{Path(source.name).name} has an odd number of quotes: if one opens and never closes, songs after it were read as "
-            f"one (the longest has {longest:,} bytes)"
+            f"there is an odd number of quotes in {Path(source.name).name}. If one is never closed, the songs after it were "
+            f"read as one song (the longest song has {longest:,} bytes)"
         )

@@ -1,9 +1,9 @@
-"""Songs become a token stream: `Dataset.map` over the songs of a split, in their order, in several processes.
+"""Writes the songs of a split as a token stream, with `Dataset.map` in several processes.
 
 Notable:
-- Where each song stands is known beforehand, so each process writes its ids to their place in the one flat file: no second copy of
-  the corpus, and no process waits for another.
-- Texts are gathered from the mapped Arrow file a few megabytes at a time.
+- The position of each song is known beforehand, so each process writes its ids directly to their place in one flat file.
+  There is no second copy of the corpus, and no process waits for another.
+- Texts are read from the memory-mapped Arrow file a few megabytes at a time.
 """
 
 from pathlib import Path
@@ -19,8 +19,8 @@ from .splitting import Part
 from .streams import SONG_SCHEMA
 
 COPIED_BYTES = 1 << 24  # of a stream at once
-BATCH_BYTES = 1 << 22  # of text that one call of the tokenizer gets
-MOST_SONGS = 4000  # in such a batch
+BATCH_BYTES = 1 << 22  # of text per call of the tokenizer
+MOST_SONGS = 4000  # per call of the tokenizer
 
 
 def write_stream(
@@ -32,13 +32,13 @@ def write_stream(
     separator: str,
     num_proc: int | None = None,
 ) -> None:
-    """Writes the ids of a split's songs, headers included, each to its place; the smallest unsigned type.
+    """Writes the ids of a split's songs and their headers to a file, in the smallest unsigned type.
 
     Args:
-        begins: The first token of each song, shape `(songs,)`, of the layout that `lay_out` gives.
-        total: Tokens of the stream.
-        separator: What stands between songs; empty where `<|endoftext|>` does, which then also begins and ends the stream.
-        num_proc: Processes that tokenize; None: this one.
+        begins: The first token of each song, shape `(songs,)`, as `lay_out` computes it.
+        total: Number of tokens in the stream.
+        separator: Text between songs. Empty: `<|endoftext|>` is between them, and also begins and ends the stream.
+        num_proc: Number of processes that tokenize. None: only this one.
 
     Raises:
         UnknownCharacterError: see `LyricGPTTokenizer.encode_utf8`.
@@ -48,7 +48,7 @@ def write_stream(
         if marks:
             file.write(np.array([tokenizer.eos_token_id], dtype).tobytes())
         file.truncate(total * dtype.itemsize)
-    # A line break holds the place of `<|endoftext|>`, which is no character.
+    # `<|endoftext|>` isn't a character, so a line break holds its place.
     between = pa.scalar((separator or "\n").encode(), pa.large_binary())
     nothing = pa.scalar(b"", pa.large_binary())
 
@@ -63,7 +63,7 @@ def write_stream(
             file.seek(batch["begin"][0].as_py() * dtype.itemsize)
             file.write(ids)
 
-    # In a file, the processes map what they get of it; in memory, each would be sent all of it, and send it back.
+    # The processes map the layout from a file. If it were in memory, all of it would be sent to each of them, and back.
     layout = path.with_suffix(".layout.arrow")
     table = pa.table({"row": part.rows, "begin": begins, "header": part.headers})
     with layout.open("wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
@@ -78,12 +78,12 @@ def write_stream(
         desc="tokenizing",
     )
     layout.unlink()
-    with path.open("r+b") as file:  # nothing stands after the last song
+    with path.open("r+b") as file:  # removes the separator after the last song
         file.truncate(total * dtype.itemsize)
 
 
 def cut_stream(folder: Path, cut: int, dtype: np.dtype) -> None:
-    """Moves what stands in the training stream from token `cut` on to the validation stream."""
+    """Moves the end of the training stream, from token `cut` on, to the validation stream."""
     with (folder / "train.bin").open("r+b") as train, (folder / "validation.bin").open("wb") as validation:
         train.seek(cut * dtype.itemsize)
         while block := train.read(COPIED_BYTES):
@@ -92,7 +92,7 @@ def cut_stream(folder: Path, cut: int, dtype: np.dtype) -> None:
 
 
 def write_songs(path: Path, part: Part, begins: np.ndarray, lyrics: np.ndarray, ends: np.ndarray) -> None:
-    """Writes where each song of a stream stands and what it is called."""
+    """Writes the artist, title and position of each song of a stream."""
     names = part.songs.dataset.select_columns(["artist", "song"]).with_format("arrow")[:].combine_chunks()
     names = names.take(pa.array(part.rows))
     table = pa.table([names["artist"], names["song"], begins, lyrics, ends], schema=SONG_SCHEMA)
@@ -101,7 +101,7 @@ def write_songs(path: Path, part: Part, begins: np.ndarray, lyrics: np.ndarray, 
 
 
 def write_cut_songs(folder: Path, part: Part, begins: np.ndarray, ends: np.ndarray, cut: int) -> None:
-    """Writes the songs of both sides of a cut; the one that it divides is on both."""
+    """Writes the songs on each side of a cut. A song that the cut divides is on both sides."""
     sides = {"train": (begins < cut, 0, cut), "validation": (ends > cut, cut, int(ends[-1]))}
     for split, (mask, first, last) in sides.items():
         begin, end = (np.clip(places[mask], first, last) - first for places in (begins, ends))
