@@ -121,9 +121,8 @@ def prepare_into(folder: Path, args: CorpusArguments, settings: dict[str, Any]) 
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(workspace / "prepared", folder)
     except (RuntimeError, TimeoutError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "abruptly died" not in str(
-            error
-        ):  # (datasets says this of a killed worker)
+        # (datasets raises a RuntimeError with these words if a worker was killed)
+        if isinstance(error, RuntimeError) and "abruptly died" not in str(error):
             raise
         raise LyricGPTError(
             "a process that was preparing the corpus was killed, often because memory ran out. Close other programs and run "

@@ -1,7 +1,7 @@
 """Decodes the bytes of a source: encodings, byte order marks, halves of surrogate pairs.
 
 Notable:
-- If a text isn't in the given encoding, the error names the wrong byte, its position and its line.
+- If a text isn't in the given encoding, the error names the first wrong byte, its position and its line.
 - Halves of surrogate pairs, which no encoding can hold, are replaced with U+FFFD and counted.
 - UTF-8 is passed on unchanged, and checked when it is converted to strings.
 """

@@ -74,9 +74,7 @@ def shingle_hashes(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     whole = starts + SHINGLE_BYTES <= ends[song + 1]
     whole[np.flatnonzero(np.diff(song, prepend=-1))] = True
     starts, song = starts[whole], song[whole]
-    words = np.ndarray(
-        len(letters) - 7, dtype="<u8", buffer=letters, strides=(1,)
-    )  # the eight bytes from each position on
+    words = np.ndarray(len(letters) - 7, dtype="<u8", buffer=letters, strides=(1,))  # eight bytes from each place
     starts += shifts[song]
     hashes = mix(mix(words[starts]) + words[starts + 8])
     return hashes, np.searchsorted(song, np.arange(len(lengths) + 1)).astype(np.uint64)

@@ -166,8 +166,8 @@ def write_streams(folder: Path, split: Split, tokenizer: LyricGPTTokenizer, sepa
         tokens = {"train": split.cut, "validation": tokens["train"] - split.cut}
     if not all(tokens.values()):
         raise LyricGPTError(
-            f"the training songs have {tokens['train']:,} characters and the validation songs {tokens['validation']:,}; both "
-            "need some: change validation_fraction or the corpus"
+            f"a split is empty: {tokens['train']:,} characters are for training and {tokens['validation']:,} for validation. "
+            "Change validation_fraction, or use a larger corpus"
         )
     return tokens
 

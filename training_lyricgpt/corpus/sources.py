@@ -66,9 +66,8 @@ class Source:
         if ending == ".gz":
             return gzip.open(self.path)
         if ending == ".zst":
-            return io.BufferedReader(
-                pa.input_stream(str(self.path), compression="zstd")
-            )  # (Arrow's stream can't read lines)
+            # (Arrow's stream can't read lines)
+            return io.BufferedReader(pa.input_stream(str(self.path), compression="zstd"))
         if ending == ".zip":
             return zipfile.ZipFile(self.path).open(self.member)
         return self.path.open("rb")

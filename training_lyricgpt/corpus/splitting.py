@@ -5,7 +5,7 @@ Notable:
   if songs like those in training were among the validation songs.
 - Without near-duplicates, the last songs of the order are for validation. A split by characters joins all songs and cuts the
   text once, like the original notebook.
-- The report says how many validation songs have a near-duplicate in training, and how many would have without this.
+- The report says how many validation songs have a near-duplicate in training, and how many would if they were ignored.
 """
 
 from dataclasses import dataclass
@@ -197,7 +197,7 @@ def lay_out(lengths: np.ndarray, around: int, between: int) -> tuple[np.ndarray,
 
 
 def song_separator(args: CorpusArguments) -> str:
-    """Returns the text between songs, empty if `<|endoftext|>` is. Songs that aren't cleaned already end in blank lines."""
+    """Returns the text between songs, or nothing if `<|endoftext|>` separates them. Raw songs already end in blank lines."""
     if args.special_tokens:
         return ""
     return " " if args.cleaning == "none" else "\n\n"

@@ -54,7 +54,7 @@ class Dialect:
 
 
 class UndividedLineEnds(io.RawIOBase):
-    """A file whose reads never end in a carriage return. The next read returns it.
+    """A file whose reads never end in a carriage return: it is left for the next read.
 
     pyarrow reads ahead in its own thread. If that thread is still reading when Python exits, the process crashes
     ("terminate called without an active exception"). So call `stop` if you don't read to the end of the file.
@@ -144,9 +144,8 @@ def inspect_quotes(source: Source, encoding: str, dialect: Dialect) -> None:
     with open_utf8(source, encoding) as file:
         while block := file.read(BLOCK_BYTES):
             dialect.quotes += np.count_nonzero(np.frombuffer(block, np.uint8) == ord('"'))
-            backslashed |= b"\\" in block and bool(
-                BACKSLASHED.search(block)
-            )  # (searching for one byte is faster than for two)
+            # (looking for a single byte first is faster)
+            backslashed |= b"\\" in block and bool(BACKSLASHED.search(block))
             doubled |= backslashed and bool(DOUBLED.search(block))
     if backslashed and not doubled:
         dialect.escape, dialect.quotes = "\\", 0
