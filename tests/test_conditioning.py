@@ -77,7 +77,7 @@ def test_headers_need_songs_with_names(tmp_path, make_songs):
     with pytest.raises(LyricGPTError, match="needs split: songs and special_tokens: true"):
         prepare(SAMPLE_LYRICS, conditioning="title", split="characters")
     (tmp_path / "a.csv").write_text("text\n" + "".join(f"song {n} of many words\n" for n in range(20)))
-    with pytest.raises(LyricGPTError, match="no song in .* has an artist; name the right column with --artist_column"):
+    with pytest.raises(LyricGPTError, match=r"no song in .* has an artist; name the right column with --artist_column"):
         prepare(tmp_path / "a.csv", conditioning="artist_title")
     (tmp_path / "a.txt").write_text("la la la\n" * 100)
     with pytest.raises(LyricGPTError, match="a text file has no artists and titles"):

@@ -15,7 +15,7 @@ RARE_COUNT, RARE_SHOWN, FREQUENT_SHOWN = 5, 12, 12
 CLEANING = {
     "line_endings": "carriage return",
     "trailing_blanks": "trailing space",
-    "blank_lines": "empty line",
+    "blank_lines": "extra line break",
     "control_characters": "control character",
 }
 
