@@ -132,8 +132,8 @@ def test_a_run_reports_the_figures_of_its_songs_beside_held_out_ones(tmp_path):
         for passage in quality[side]["passages"]:
             assert passage["characters"] in stream_text(corpus.tokenizer, corpus.train.ids)
     card = (tmp_path / "run" / "README.md").read_text()
-    assert f"| longest run copied, characters | {quality['sampled']['longest_copy']} |" in card
-    assert "longest run copied, characters" in result.stdout
+    assert f"| longest copy, in characters | {quality['sampled']['longest_copy']} |" in card
+    assert "longest copy, in characters" in result.stdout
     again = train(output_dir=tmp_path / "run", quality_songs=3, max_steps=30)
-    assert "longest run copied, characters" in again.stdout
+    assert "longest copy, in characters" in again.stdout
     assert json.loads((tmp_path / "run" / "quality.json").read_text()) == quality

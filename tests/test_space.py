@@ -310,7 +310,7 @@ def test_the_figures_are_those_of_the_run(visitor, trained_run):
     card = visitor.page.locator("#card")
     card.get_by_text("train loss").wait_for()
     assert card.locator("img").evaluate("image => image.naturalWidth") > 100
-    assert "longest run copied" in card.inner_text()
+    assert "longest copy" in card.inner_text()
     best = best_evaluation(read_metrics(trained_run))
     assert f"{best['val_loss']:.4f}" in card.inner_text()
 

@@ -1,1 +1,1 @@
-"""What songs are like, and what they copy."""
+"""Measures what songs are like, and what they copy."""

@@ -1,11 +1,13 @@
-"""What a text copies from the training songs: the longest run at each of its characters, exactly, and from which song.
+"""Finds what a text copies from the training songs: the longest copied run at each character, exactly, and its song.
+
+A run is a stretch of characters that also occurs in the training songs.
 
 Notable:
-- A suffix array of the training stream (libdivsufsort, through pydivsufsort), searched for all characters of a text at once:
-  27 steps of a binary search find the longest run in 70 million characters.
-- A longer stream is indexed piece by piece, cut at songs, so that memory does not grow with the corpus: about five bytes a
-  character of a piece. The array of one piece is kept for the next search; nothing of it is ever written.
-- A run never goes on past the end of a song where songs are told apart by `<|endoftext|>`, and an unknown character equals none.
+- It builds a suffix array of the training stream (libdivsufsort, through pydivsufsort) and searches it for all characters
+  of a text at once: 27 steps of a binary search find the longest run in 70 million characters.
+- A longer stream is indexed piece by piece, cut between songs, so that memory does not grow with the corpus. A piece takes
+  about five bytes per character. The array of one piece stays in memory for the next search. It is never written to disk.
+- If songs are separated by `<|endoftext|>`, a run ends with its song at the latest. Unknown characters match nothing.
 """
 
 from dataclasses import dataclass
@@ -20,8 +22,8 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 from ..corpus.streams import TokenStream
 
 PIECE_TOKENS = 1 << 27
-COMPARED = 32  # characters at once
-ENDED, NOT_THERE, NEVER = -1, -2, -3  # the end of a text, of a piece, and an unknown character: equal to nothing
+COMPARED = 32  # characters compared at a time
+ENDED, NOT_THERE, NEVER = -1, -2, -3  # end of a text, end of a piece, unknown character: none matches a token
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Runs:
 
     Attributes:
         lengths: In characters, int64, shape `(characters,)`.
-        positions: Where it stands in the training stream, int64, shape `(characters,)`; 0 where nothing is copied.
+        positions: Where the run begins in the training stream, int64, shape `(characters,)`; 0 where nothing is copied.
     """
 
     lengths: np.ndarray
@@ -39,7 +41,7 @@ class Runs:
 
 @dataclass
 class Passage:
-    """A run that no longer one covers: `text[begin:end]` stands in a training song word for word."""
+    """A copied run that is not part of a longer one: characters `begin` to `end` of text number `text`, and its song."""
 
     text: int
     begin: int
@@ -49,11 +51,11 @@ class Passage:
 
 
 class TrainingIndex:
-    """All runs of characters in the training songs.
+    """An index of the training songs, to find copied runs.
 
     Args:
-        stream: The training stream; its `songs` say where each begins.
-        tokenizer: Of that stream.
+        stream: The training stream; its `songs` say where each song begins.
+        tokenizer: The tokenizer of that stream.
     """
 
     def __init__(self, stream: TokenStream, tokenizer: LyricGPTTokenizer):
@@ -61,7 +63,7 @@ class TrainingIndex:
         begins = stream.songs["begin"].to_numpy()
         cuts = [0]
         while len(stream) - cuts[-1] > PIECE_TOKENS:
-            # The last song that begins within the piece, or the middle of one that is longer.
+            # Cut where the last song of the piece begins, or within a song that is longer than a piece.
             song = np.searchsorted(begins, cuts[-1] + PIECE_TOKENS, side="right") - 1
             cut = int(begins[song]) if song >= 0 else 0
             cuts.append(cut if cut > cuts[-1] else cuts[-1] + PIECE_TOKENS)
@@ -73,7 +75,7 @@ class TrainingIndex:
         return divsufsort(np.array(self.stream.ids[begin:end]))
 
     def longest_runs(self, texts: list[str]) -> list[Runs]:
-        """The longest copied run that begins at each character of each text."""
+        """Returns the longest copied run that begins at each character of each text."""
         unknown = self.tokenizer.unk_token_id
         encoded = [self._encode(text, unknown) for text in texts]
         query = np.concatenate([*encoded, np.full(COMPARED, ENDED)])
@@ -90,13 +92,13 @@ class TrainingIndex:
         return [Runs(lengths[part], positions[part]) for part in parts]
 
     def _encode(self, text: str, unknown: int | None) -> np.ndarray:
-        """A text's ids, int64, and after them one that ends it."""
+        """Returns a text's ids, int64, followed by one that marks its end."""
         vocab = self.tokenizer.get_vocab()
         ids = [vocab.get(character, NEVER) for character in text]
         return np.array([*ids, ENDED], dtype=np.int64)
 
     def song_at(self, position: int) -> tuple[str, str]:
-        """Artist and title of the song that stands at a position of the stream."""
+        """Returns artist and title of the song at a position of the stream."""
         songs = self.stream.songs
         row = int(np.searchsorted(songs["begin"].to_numpy(), position, side="right")) - 1
         if row < 0:
@@ -104,11 +106,11 @@ class TrainingIndex:
         return songs["artist"][row].as_py(), songs["title"][row].as_py()
 
     def passages(self, runs: list[Runs], at_least: int) -> list[Passage]:
-        """Copied passages of `at_least` characters, the longest first."""
+        """Returns the copied passages of at least `at_least` characters, the longest first."""
         found = []
         for text, run in enumerate(runs):
             ends = np.arange(len(run.lengths)) + run.lengths
-            # A run that only goes on with the one a character earlier is part of it.
+            # A run that ends where the one before it ends is part of that one.
             is_new = ends > np.concatenate([[0], ends[:-1]])
             for begin in np.flatnonzero(is_new & (run.lengths >= at_least)).tolist():
                 found.append(Passage(text, begin, int(ends[begin]), *self.song_at(int(run.positions[begin]))))
@@ -118,11 +120,11 @@ class TrainingIndex:
 def common_prefix(
     ids: np.ndarray, places: np.ndarray, query: np.ndarray, starts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many characters suffixes of a piece and of a text share, and whether the piece's is the smaller one.
+    """Returns how many characters suffixes of a piece and of a text share, and whether the piece's suffix is smaller.
 
     Args:
         places: Where the suffixes of `ids` begin, shape `(n,)`.
-        starts: Where those of `query` begin, shape `(n,)`.
+        starts: Where the suffixes of `query` begin, shape `(n,)`.
     """
     lengths, smaller = np.zeros(len(places), dtype=np.int64), np.zeros(len(places), dtype=bool)
     active, steps = np.arange(len(places)), np.arange(COMPARED)
@@ -142,18 +144,18 @@ def common_prefix(
 
 
 def search(ids: np.ndarray, suffixes: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The longest run of `ids` that begins at each character of `query`: length and place, int64."""
+    """Returns the longest run of `ids` that begins at each character of `query`: lengths and places, int64."""
     starts = np.arange(len(query) - COMPARED)
     low, high = np.zeros(len(starts), dtype=np.int64), np.full(len(starts), len(suffixes), dtype=np.int64)
     active = np.arange(len(starts))
-    while len(active):  # how many suffixes are smaller
+    while len(active):  # a binary search for the number of smaller suffixes
         middle = (low[active] + high[active]) // 2
         smaller = common_prefix(ids, suffixes[middle], query, starts[active])[1]
         low[active[smaller]] = middle[smaller] + 1
         high[active[~smaller]] = middle[~smaller]
         active = active[low[active] < high[active]]
     lengths, places = np.zeros(len(query), dtype=np.int64), np.zeros(len(query), dtype=np.int64)
-    for neighbour in (low - 1, low):  # the longest common prefix is with one of the neighbours
+    for neighbour in (low - 1, low):  # one of the two neighbours has the longest common prefix
         place = suffixes[np.clip(neighbour, 0, len(suffixes) - 1)].astype(np.int64)
         shared = common_prefix(ids, place, query, starts)[0]
         longer = shared > lengths[: len(starts)]

@@ -1,9 +1,9 @@
-"""What the songs of a run are like, beside validation songs: figures for the record, the terminal and the card.
+"""Measures what the songs of a run are like, compared with validation songs, for `quality.json`, the terminal and the card.
 
 Notable:
-- Sampled and validation songs are as many and are cut to the same length: the longest copied run grows with both.
-- Everything is drawn from the best weights with the run's seed, so that the same run gives the same figures.
-- The songs that a card shows are the first that were drawn, each with a seed of its own, so that anybody can draw it again.
+- It compares equally many sampled and validation songs, cut to the same length, because the longest copy grows with both.
+- The songs come from the best weights and the run's seed, so the same run gives the same figures.
+- The card shows the first songs that were drawn. Each has its own seed, so anybody can draw it again.
 """
 
 import math
@@ -27,21 +27,24 @@ from .metrics import BitsPerCharacter, KnownWords, Originality, ReturningLines
 
 QUALITY, SONGS = "quality.json", "songs.json"
 SONG_CHARACTERS = 1000
-READ_CHARACTERS = 1 << 22  # of the training text at once
+READ_CHARACTERS = 1 << 22  # characters of training text that are read at a time
 SHOWN_CHARACTERS = 120
 CARD_SONGS, CARD_SONG_CHARACTERS = 3, 500
-ASKED_SONGS = 100  # validation songs whose names are looked at for them
+ASKED_SONGS = 100  # validation songs whose names are candidates for the card's songs
 
 
 def sample_songs(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, count: int, seed: int) -> list[str]:
-    """The first 1,000 characters of songs that a model writes without a prompt."""
+    """Returns the first 1,000 characters of songs that a model writes without a prompt."""
     set_seed(seed % 2**32)
     ids = model.generate(num_return_sequences=count, max_new_tokens=SONG_CHARACTERS)
     return [without_header(tokenizer, tokenizer.decode(song, skip_special_tokens=True)) for song in ids]
 
 
 def validation_songs(tokenizer: LyricGPTTokenizer, stream: TokenStream, count: int) -> list[str]:
-    """The first 1,000 characters of validation songs, evenly spread; of one document, pieces of it."""
+    """Returns the first 1,000 characters of evenly spread validation songs.
+
+    If there are fewer songs than `count`, it returns evenly spread pieces of a long enough text instead.
+    """
     begins, ends = (stream.songs[name].to_numpy() for name in ("lyrics", "end"))
     if len(begins) < count and len(stream) >= 2 * SONG_CHARACTERS:
         begins = np.linspace(0, len(stream) - SONG_CHARACTERS, count).astype(np.int64)
@@ -52,7 +55,7 @@ def validation_songs(tokenizer: LyricGPTTokenizer, stream: TokenStream, count: i
 
 
 def training_texts(corpus: TokenizedCorpus) -> Iterator[str]:
-    """The training stream as text, in pieces."""
+    """Yields the training stream as text, in pieces."""
     for begin in range(0, len(corpus.train), READ_CHARACTERS):
         yield stream_text(corpus.tokenizer, corpus.train.ids[begin : begin + READ_CHARACTERS])
 
@@ -60,13 +63,13 @@ def training_texts(corpus: TokenizedCorpus) -> Iterator[str]:
 def judge_songs(
     model: LyricGPTForCausalLM, corpus: TokenizedCorpus, songs: dict[str, list[str]]
 ) -> dict[str, dict[str, Any]]:
-    """All figures of lists of texts.
+    """Measures lists of texts.
 
     Args:
-        songs: Texts by what they are called, for example sampled and validation ones.
+        songs: Lists of texts by name, for example of sampled and of validation songs.
 
     Returns:
-        By that name: `songs`, `characters`, `bits_per_char`, `known_words`, `returning_lines`, `longest_copy`,
+        For each name: `songs`, `characters`, `bits_per_char`, `known_words`, `returning_lines`, `longest_copy`,
         `copied_windows`, `passages`.
     """
     metrics = [
@@ -84,12 +87,12 @@ def judge_songs(
 
 
 def judge_run(model: LyricGPTForCausalLM, corpus: TokenizedCorpus, step: int, count: int, seed: int) -> dict[str, Any]:
-    """The content of `quality.json`: figures of songs that the best model of a run writes, and of validation songs.
+    """Returns the content of `quality.json`: figures of songs that the best model of a run writes, and of validation songs.
 
     Args:
-        step: At which the model was best.
-        count: Songs of each.
-        seed: Of the first song.
+        step: The step at which the model was best.
+        count: How many songs of each kind to compare.
+        seed: Seed of the sampled songs.
     """
     songs = {
         "sampled": sample_songs(model, corpus.tokenizer, count, seed),
@@ -99,9 +102,10 @@ def judge_run(model: LyricGPTForCausalLM, corpus: TokenizedCorpus, step: int, co
 
 
 def names_to_ask_for(tokenizer: LyricGPTTokenizer, stream: TokenStream) -> list[tuple[str, str]]:
-    """Artist and title of a few validation songs, evenly spread, for a model that can be asked by them; else no names.
+    """Returns artist and title of a few evenly spread validation songs, to ask the model for songs by these names.
 
-    Names that this alphabet or a command line cannot hold are passed over.
+    Names that the alphabet cannot spell or that cannot be typed on a command line are skipped. If the model was trained without
+    headers, or too few names are left, all names are empty.
     """
     template = tokenizer.init_kwargs.get("song_template") or ""
     asked = [f"if {key}" in template for key in ("artist", "title")]
@@ -127,12 +131,12 @@ def names_to_ask_for(tokenizer: LyricGPTTokenizer, stream: TokenStream) -> list[
 def draw_songs(
     model: LyricGPTForCausalLM, corpus: TokenizedCorpus, step: int, prompt: str, seed: int
 ) -> dict[str, Any]:
-    """The content of `songs.json`: songs for the card, as `python -m training_lyricgpt.sample` draws them.
+    """Returns the content of `songs.json`: songs for the card, drawn as `python -m training_lyricgpt.sample` draws them.
 
     Args:
-        step: At which the model was best.
-        prompt: What each begins with.
-        seed: Of the first song.
+        step: The step at which the model was best.
+        prompt: How each song begins, after its header.
+        seed: Seed of the first song. Each further song has the next number.
     """
     songs = []
     for index, (artist, title) in enumerate(names_to_ask_for(corpus.tokenizer, corpus.validation)):
@@ -145,24 +149,24 @@ def draw_songs(
 
 
 def read_of_step(path: Path, kind: Any, step: int) -> dict[str, Any] | None:
-    """A record of songs, if there is one of the model of `step`.
+    """Reads a record of songs; returns None if there is none, or if it is not about the model of `step`.
 
     Raises:
         LyricGPTError: the file is damaged.
     """
     if not path.exists():
         return None
-    record = read_record(path, kind, "remove it, and the same command writes it again")
+    record = read_record(path, kind, "delete it and run the same command again, which writes a new one")
     return record if record["step"] == step else None
 
 
 def read_quality(folder: Path, step: int) -> dict[str, Any] | None:
-    """The figures of a run's songs, if there are any of the model of `step`."""
+    """Reads the figures of a run's songs; returns None if there are none for the model of `step`."""
     return read_of_step(folder / QUALITY, Quality, step)
 
 
 def read_songs(folder: Path, step: int) -> dict[str, Any] | None:
-    """The songs that the card shows, if the model of `step` has drawn them."""
+    """Reads the songs that the card shows; returns None if there are none from the model of `step`."""
     return read_of_step(folder / SONGS, Songs, step)
 
 
@@ -171,37 +175,37 @@ def share(value: float) -> str:
 
 
 def quality_rows(quality: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, figure of sampled songs and of validation songs, in the order in which they are shown."""
+    """Returns rows to show: a name, the figure of the sampled songs, and that of the validation songs."""
     sides = quality["sampled"], quality["held_out"]
     figures = [
-        ("bits a character under the model", lambda side: f"{side['bits_per_char']:.3f}"),
-        ("words that stand in training songs", lambda side: share(side["known_words"])),
-        ("lines that return", lambda side: share(side["returning_lines"])),
-        ("longest run copied, characters", lambda side: f"{side['longest_copy']}"),
-        ("windows of 50 characters copied", lambda side: share(side["copied_windows"])),
+        ("loss in bits per character", lambda side: f"{side['bits_per_char']:.3f}"),
+        ("words that occur in training songs", lambda side: share(side["known_words"])),
+        ("repeated lines", lambda side: share(side["returning_lines"])),
+        ("longest copy, in characters", lambda side: f"{side['longest_copy']}"),
+        ("50-character pieces copied", lambda side: share(side["copied_windows"])),
     ]
     return [(name, *(figure(side) for side in sides)) for name, figure in figures]
 
 
 def longest_passage(quality: dict[str, Any]) -> str | None:
-    """A sentence on the longest run that the sampled songs copy."""
+    """Returns a line about the longest passage that the sampled songs copy; None if they copy nothing."""
     passages = quality["sampled"]["passages"]
     if not passages:
         return None
     passage = passages[0]
     text = passage["characters"]
     shown = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
-    source = ", ".join(repr(passage[name]) for name in ("title", "artist") if passage[name])
-    return f"the longest copy: {shown!r}" + (f" stands in {source}" if source else "")
+    source = " by ".join(repr(passage[name]) for name in ("title", "artist") if passage[name])
+    return f"the longest copy: {shown!r}" + (f", from {source}" if source else "")
 
 
 def describe_quality(quality: dict[str, Any]) -> str:
-    """The figures as lines for the terminal."""
+    """Returns the figures as lines for the terminal."""
     counts = [f"{plural(quality[side]['songs'], 'song')}" for side in ("sampled", "held_out")]
     lines = [
-        f"{'':<36}{'sampled':>10}{'held out':>10}   ({counts[0]} and {counts[1]}, {SONG_CHARACTERS} characters at most)"
+        f"{'':<36}{'sampled':>10}{'validation':>12}   ({counts[0]} and {counts[1]}, at most {SONG_CHARACTERS} characters each)"
     ]
-    lines += [f"  {name:<34}{sampled:>10}{validation:>10}" for name, sampled, validation in quality_rows(quality)]
+    lines += [f"  {name:<34}{sampled:>10}{validation:>12}" for name, sampled, validation in quality_rows(quality)]
     if sentence := longest_passage(quality):
         lines.append(f"  {sentence}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Figures of texts, as metrics of `evaluate`: bits a character, known words, returning lines, copied passages."""
+"""Measures texts, with metrics for `evaluate`: bits per character, known words, repeated lines, copied passages."""
 
 import math
 import re
@@ -19,14 +19,14 @@ from .copies import TrainingIndex
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
-WINDOW = 50  # characters that no two songs share by chance
+WINDOW = 50  # characters; no two songs share so many by chance
 
 
-SCORED_WINDOWS = 16  # at once
+SCORED_WINDOWS = 16  # at a time
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case."""
+    """Returns the words of a text in lower case."""
     return WORD.findall(text.lower())
 
 
@@ -48,9 +48,12 @@ class SongMetric(evaluate.Metric):
 
 
 class BitsPerCharacter(SongMetric):
-    """`bits_per_char` of texts under a model, each character with at least half a block before it once there is so much."""
+    """`bits_per_char`: the loss of a model on texts, in bits per character (lower means easier to predict).
 
-    description = "Bits a character of texts under a character-level language model."
+    The model reads at least half a block before each character, or all of the text before it if there is less.
+    """
+
+    description = "Loss of a character-level language model on texts, in bits per character."
 
     def __init__(self, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer):
         super().__init__()
@@ -76,7 +79,7 @@ class BitsPerCharacter(SongMetric):
             stride = max(1, block // 2)
             begins = torch.arange(0, len(ids) - block - 1 + stride, stride).clamp(max=len(ids) - block - 1)
             windows = ids[begins[:, None].to(ids.device) + torch.arange(block + 1, device=ids.device)]
-            # What each window counts begins where the one before it ended.
+            # Windows overlap. Each counts only the characters after the end of the one before.
             first = torch.cat([begins[:1], begins[:-1] + block - begins[1:]])
         nats = 0.0
         for part, skipped in zip(windows.split(SCORED_WINDOWS), first.split(SCORED_WINDOWS), strict=True):
@@ -88,7 +91,7 @@ class BitsPerCharacter(SongMetric):
 
 
 class KnownWords(SongMetric):
-    """`known_words`: the share of the words of texts that occur in training texts."""
+    """`known_words`: the share of the texts' words that occur in the training texts."""
 
     description = "Share of words that occur in the training songs."
 
@@ -104,9 +107,9 @@ class KnownWords(SongMetric):
 
 
 class ReturningLines(SongMetric):
-    """`returning_lines`: the share of the lines of texts that stood before in the same text, as those of a chorus do."""
+    """`returning_lines`: the share of lines that occurred earlier in the same text, like those of a chorus."""
 
-    description = "Share of lines that stood before in the same song."
+    description = "Share of lines that occurred earlier in the same song."
 
     def _compute(self, predictions: list[str]) -> dict[str, float]:
         lines = [[" ".join(words(line)) for line in text.splitlines()] for text in predictions]
@@ -116,11 +119,12 @@ class ReturningLines(SongMetric):
 
 
 class Originality(SongMetric):
-    """What texts copy from the training songs, exactly.
+    """Measures exactly what texts copy from the training songs.
 
-    `longest_copy`: characters of the longest copied run; `copied_windows`: the share of windows of 50 characters that stand in a
-    training song word for word; `passages`: the runs of at least 50 characters, the longest first, or else the longest run, each
-    with its text, its characters and the artist and title of a song that has it.
+    `longest_copy`: the length of the longest copied run, in characters; `copied_windows`: the share of windows of 50 characters
+    that occur word for word in a training song; `passages`: the copied runs of at least 50 characters, the longest first, or
+    only the longest run if all are shorter. Each passage has the number of its text, its characters, and the artist and title
+    of a song that contains it.
     """
 
     description = "Longest run copied from the training songs, and share of 50-character windows that are copied."
