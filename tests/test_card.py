@@ -447,10 +447,10 @@ def test_a_run_without_a_record_has_a_card_without_what_it_says(judged_run, with
 def test_a_text_file_is_a_document_and_its_end_is_held_out(text_run):
     text = ModelCard.load(text_run / "README.md").text
     assert "1 document from a hymn.txt" in section(text, "Data")
-    assert "the last 10% of the characters are held out" in section(text, "Data")
-    assert "Any other in a prompt is refused" in section(text, "Limits")
-    assert "Near-duplicates were not searched for" in section(text, "Data")
-    assert "It sees 32 characters at most" in section(text, "Limits")
+    assert "the last 10% of the characters are set aside for validation" in section(text, "Data")
+    assert "Any other character in a prompt is refused" in section(text, "Limits")
+    assert "were not searched for" in section(text, "Data")
+    assert "It sees at most 32 characters" in section(text, "Limits")
 
 
 def test_what_was_done_with_duplicates_is_said(judged_run):
@@ -475,7 +475,7 @@ def test_many_evaluations_and_many_files_stay_readable(judged_run):
     shown = re.findall(r"^\| \**([\d,]+)\** \|", section(text, "Figures"), flags=re.M)
     assert len(shown) <= SHOWN_EVALUATIONS
     assert {shown[0], shown[-1]} == {"0", "4,990"} and "3,330" in shown
-    assert f"{len(shown)} of 500 evaluations; `metrics.jsonl` has all" in text
+    assert f"{len(shown)} of 500 evaluations. `metrics.jsonl` has all of them" in text
     assert "And 290 more: `corpus.json` has the checksum of each" in text
     assert len(text.splitlines()) < 300
 
@@ -550,7 +550,7 @@ def test_a_run_whose_settings_changed_says_when(judged_run):
     later = ours.environment[0] | {"from_step": 10, "max_steps": 4321}
     ours.environment = [ours.environment[0], later]
     text = section(str(model_card(ours)), "Reproduce")
-    assert "Its settings changed on the way" in text
+    assert "Some settings were changed during the training" in text
     assert "from step 10 on" in text and "`max_steps` 4,321" in text
 
 
@@ -571,4 +571,4 @@ def test_a_dataset_of_the_hub_keeps_its_name_when_a_run_is_shared(judged_run):
     ours.corpus["files"][0] |= {"name": name, "kind": "hub"}
     card = model_card(ours, "you/model")
     assert card.data.datasets == ["you/songs"]
-    assert "In a clone of LyricGPT:" in card.text
+    assert "in a clone of LyricGPT:" in card.text

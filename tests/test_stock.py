@@ -95,7 +95,7 @@ def test_the_card_of_a_stock_model_says_what_it_cannot_do(tmp_path):
     write_stock(model, tokenizer, comparison_windows(model, tokens(tokenizer)), tmp_path / "stock", card)
     card = (tmp_path / "stock" / "README.md").read_text()
     assert "64 positions" in card
-    assert "stops there" in card
+    assert "can't be longer than 64 characters" in card
     settings = json.loads((tmp_path / "stock" / "generation_config.json").read_text())
     assert settings["max_length"] == 64
 

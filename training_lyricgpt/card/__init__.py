@@ -1,1 +1,1 @@
-"""The model card, and what it is rendered from."""
+"""Makes the model card from the records of a run."""

@@ -1,8 +1,8 @@
-"""What a card says of how good a model is: its evaluations, what it copies, and what it cannot do.
+"""Describes how good a model is: its evaluations, what it copies, and what it cannot do.
 
 Notable:
-- Of many evaluations a table shows some, and always the first, the best and the last: a page is read, a record is searched.
-- Languages are not guessed: what is said of them is which scripts the letters of the songs belong to.
+- If there are many evaluations, the table shows only some, always with the first, the best and the last.
+- It does not guess languages. It only says which scripts the letters of the songs belong to.
 """
 
 import itertools
@@ -26,7 +26,7 @@ SHOWN_SCRIPTS = 5
 
 
 def shown_rows(records: Records) -> list[dict[str, Any]]:
-    """All evaluations, or of many some at even distances, and always the first, the best and the last."""
+    """Returns all evaluations. If there are many, returns evenly spaced ones with the first, the best and the last."""
     rows, last = records.rows, len(records.rows) - 1
     if len(rows) <= SHOWN_EVALUATIONS:
         return rows
@@ -35,7 +35,7 @@ def shown_rows(records: Records) -> list[dict[str, Any]]:
 
 
 def figures(records: Records) -> dict[str, Any]:
-    """The evaluations as a table."""
+    """Returns the evaluations as a table."""
     args, best, rows = records.args, records.best, shown_rows(records)
     windows = {
         split: len(evaluation_offsets(args.seed, split, args.eval_batches * args.batch_size, tokens, args.block_size))
@@ -48,7 +48,14 @@ def figures(records: Records) -> dict[str, Any]:
         + [mark(row, f"{row[key]:.4f}") for key in ("train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_bits_per_char")]
         for row in rows
     ]  # fmt: skip
-    head = ("step", "train loss", "val loss", "train acc", "val acc", "bits a character")
+    head = (
+        "step",
+        "training loss",
+        "validation loss",
+        "training accuracy",
+        "validation accuracy",
+        "validation loss in bits",
+    )
     is_part = len(rows) < len(records.rows)
     return {
         "windows": {split: f"{count:,}" for split, count in windows.items()},
@@ -60,7 +67,7 @@ def figures(records: Records) -> dict[str, Any]:
 
 
 def originality(records: Records) -> dict[str, Any]:
-    """What the model copies, if its songs were judged."""
+    """Returns what the model copies, if its songs were judged."""
     quality = records.quality
     if quality is None:
         return {"is_judged": False}
@@ -71,7 +78,7 @@ def originality(records: Records) -> dict[str, Any]:
         "sampled_songs": plural(sampled["songs"], "song"),
         "compared_songs": plural(compared["songs"], "song"),
         "quality_seed": quality["seed"],
-        "quality": table(("", "sampled", "held out"), quality_rows(quality), right=True),
+        "quality": table(("", "the model's songs", "validation songs"), quality_rows(quality), right=True),
         "known_words": words,
         "returning_lines": lines,
         "longest_copied": f"{sampled['longest_copy']:,}",
@@ -81,7 +88,7 @@ def originality(records: Records) -> dict[str, Any]:
         names, text = [escape(longest[key]) for key in ("title", "artist") if longest[key]], longest["characters"]
         cut = f" (its first {SHOWN_PASSAGE} characters)" if len(text) > SHOWN_PASSAGE else ""
         values["longest_copy"] = code_block(text[:SHOWN_PASSAGE])
-        values["longest_copy_of"] = cut + (f" stands in {', '.join(names)}" if names else "")
+        values["longest_copy_of"] = cut + (f", from {' by '.join(names)}" if names else "")
     return values
 
 
@@ -90,18 +97,18 @@ def originality(records: Records) -> dict[str, Any]:
 
 
 def script_of(character: str) -> str:
-    """The script of a letter as Unicode names it: `Latin`, `Cyrillic`, `Cjk` …"""
+    """Returns the script of a letter by its Unicode name: `Latin`, `Cyrillic`, `Cjk` …"""
     return unicodedata.name(character, "unnamed").split()[0].split("-")[0].capitalize()
 
 
 def kind_of(character: str) -> str:
-    """Unicode's category, all marks and signs as one."""
+    """Returns the Unicode category of a character, with all punctuation and symbols as one."""
     category = unicodedata.category(character)
     return "P" if category[0] in "PS" else category
 
 
 def groups_of(characters: list[str]) -> Iterator[str]:
-    """Characters by their kind, at most as many as fit into a line of a small screen."""
+    """Yields characters grouped by kind, each group short enough for a line on a small screen."""
     for _, group in itertools.groupby(
         sorted(characters, key=lambda character: (kind_of(character), character)), key=kind_of
     ):
@@ -110,20 +117,20 @@ def groups_of(characters: list[str]) -> Iterator[str]:
 
 
 def alphabet_of(records: Records) -> str:
-    """The characters that the model knows, or of very many the most frequent."""
+    """Returns the characters that the model knows, or the most frequent ones if there are very many."""
     alphabet, counts = records.corpus["alphabet_characters"], records.corpus["character_counts"]
     known = sorted(alphabet, key=lambda character: -counts.get(character, 0))[:SHOWN_ALPHABET]
     visible = [character for character in known if character.isprintable() and character != " "]
     rest = sum(not character.isprintable() or character == " " for character in alphabet)
     shown = [code_span(group) for group in groups_of(visible)]
-    shown += [what for character, what in ((" ", "the blank"), ("\n", "the line break")) if character in alphabet]
+    shown += [what for character, what in ((" ", "the space"), ("\n", "the line break")) if character in alphabet]
     if unnamed := rest - sum(character in alphabet for character in " \n"):
-        shown.append(plural(unnamed, "character") + " that cannot be shown")
+        shown.append(plural(unnamed, "character") + " that can't be shown")
     return ", ".join(shown)
 
 
 def scripts_of(records: Records) -> str:
-    """Which scripts the letters of the songs belong to, with their shares."""
+    """Returns which scripts the letters of the songs belong to, with their shares."""
     scripts: dict[str, int] = {}
     for character, count in records.corpus["character_counts"].items():
         if character.isalpha():
@@ -134,7 +141,7 @@ def scripts_of(records: Records) -> str:
 
 
 def limits(records: Records) -> dict[str, Any]:
-    """What the model cannot do."""
+    """Returns what the model cannot do."""
     config, known = records.config, len(records.corpus["alphabet_characters"])
     reach = config.num_hidden_layers * (config.sliding_window - 1) if config.sliding_window else None
     return {
@@ -143,7 +150,7 @@ def limits(records: Records) -> dict[str, Any]:
         "reach": reach and f"{reach:,}",
         "positions": config.max_position_embeddings,
         "alphabet_size": plural(known, "character"),
-        "alphabet_shown": f", the {SHOWN_ALPHABET} most frequent" if known > SHOWN_ALPHABET else "",
+        "alphabet_shown": f". The {SHOWN_ALPHABET} most frequent are" if known > SHOWN_ALPHABET else "",
         "alphabet": alphabet_of(records),
         "has_special_tokens": records.corpus["special_tokens"],
         "scripts": scripts_of(records),

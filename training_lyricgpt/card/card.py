@@ -1,11 +1,11 @@
-"""The model card: `README.md` of a run folder and of a published repository, `card.md.jinja` filled in from the run's records.
+"""Makes the model card, the `README.md` of a run folder and of a published repository, from the run's records.
 
 Notable:
-- The template has the prose. Values are Markdown already: what a record holds is escaped before it gets there.
-- No figure is typed: all are read from the records, and the code blocks are run by the tests as they stand.
-- The songs in it are unedited, and the code block above them prints exactly them: a song is a function of weights and seed.
-- What a card cannot know it does not say: the language of the songs, and a licence that nobody stated.
-- How good the model is stands in `assessment`, where it comes from in `provenance`.
+- The text is in the template, `card.md.jinja`. The values are already Markdown: text from records is escaped first.
+- All figures are read from the records, and none is typed by hand. The tests run the code blocks as they are.
+- The songs on it are unedited, and the code block above them prints exactly these songs: weights and seed determine a song.
+- It does not guess the language of the songs, and names no licence that nobody stated.
+- `assessment` describes how good the model is, and `provenance` where it comes from.
 """
 
 import shlex
@@ -43,7 +43,7 @@ OPENING_WORDS, OPENING_CHARACTERS = 3, 30
 
 
 def metadata(records: Records) -> ModelCardData:
-    """The card's YAML, with the best evaluation as model-index."""
+    """Returns the card's YAML metadata, with the best evaluation as its model-index."""
     best, dataset = records.best, ", ".join(shown(file["name"]) for file in records.corpus["files"][:3])
     metrics = [("loss", "val_loss"), ("accuracy", "val_accuracy"), ("bits_per_character", "val_bits_per_char")]
     optional = licence_metadata(records.args.data_license)
@@ -61,7 +61,7 @@ def metadata(records: Records) -> ModelCardData:
                 task_type="text-generation",
                 task_name="Next-character prediction",
                 dataset_type="lyrics",
-                dataset_name=f"{dataset} (held-out part)",
+                dataset_name=f"{dataset} (validation part)",
                 metric_type=kind,
                 metric_value=round(best[key], 4),
             )
@@ -72,18 +72,18 @@ def metadata(records: Records) -> ModelCardData:
 
 
 def about(records: Records) -> dict[str, Any]:
-    """What it is, and the figures that a reader looks for first."""
+    """Returns what the model is, and the figures that a reader looks for first."""
     args, corpus, best, config = records.args, records.corpus, records.best, records.config
     songs = corpus["songs_in"].get("train", 0)
-    where = f", on {device_of(records)}" if records.environment else ""
+    where = f"; device: {device_of(records)}" if records.environment else ""
     rows = [
-        ("model", f"`{config.variant}`: {plural(config.num_hidden_layers, 'layer')}, {plural(config.num_attention_heads, 'head')}, width {config.hidden_size}"),
-        ("alphabet", plural(corpus["alphabet_size"], "character")),
-        ("window", f"{plural(args.block_size, 'character')} in training; a song may be longer"),
-        ("validation loss", f"**{best['val_loss']:.4f}** nats a character ({best['val_bits_per_char']:.4f} bits), at step {best['step']:,}"),
-        ("accuracy", f"{best['val_accuracy']:.1%} of the next characters of held-out text"),
+        ("model", f"LyricGPT's `{config.variant}` variant: {plural(config.num_hidden_layers, 'layer')}, {plural(config.num_attention_heads, 'attention head')}, width {config.hidden_size}"),
+        ("alphabet", f"{plural(corpus['alphabet_size'], 'character')}, all that it knows"),
+        ("block", f"{plural(args.block_size, 'character')}: how much text it saw at once in training (a song can be longer)"),
+        ("validation loss", f"**{best['val_loss']:.4f}** nats per character ({best['val_bits_per_char']:.4f} bits), at step {best['step']:,}; lower is better"),
+        ("validation accuracy", f"{best['val_accuracy']:.1%} of the next characters guessed right"),
         ("training", f"{plural(records.rows[-1]['step'], 'step')} in {duration(records.rows[-1]['elapsed_seconds'])}{where}"),
-        ("licence of the songs", escape(stated_licence(args.data_license) or "none stated")),
+        ("licence of the songs", escape(stated_licence(args.data_license) or "not stated")),
     ]  # fmt: skip
     return {
         "name": escape(records.name),
@@ -105,7 +105,7 @@ def about(records: Records) -> dict[str, Any]:
 
 
 def shown_songs(records: Records) -> dict[str, Any]:
-    """What `songs.json` holds; without it the sample of the best evaluation, in the same form."""
+    """Returns the content of `songs.json`; without that file, the sample of the best evaluation in the same form."""
     best = records.best
     song = {"seed": best["sample_seed"], "artist": "", "title": "", "song": best["sample"]}
     drawn = {"prompt": records.args.sample_prompt, "max_new_tokens": SAMPLE_CHARACTERS, "songs": [song]}
@@ -113,14 +113,14 @@ def shown_songs(records: Records) -> dict[str, Any]:
 
 
 def opening(records: Records) -> str:
-    """The first words of a song: a prompt that this alphabet can spell."""
+    """Returns the first words of a song: a prompt that the alphabet can spell."""
     text = shown_songs(records)["songs"][0]["song"]
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(LABELS)]
     return " ".join(lines[0].split()[:OPENING_WORDS])[:OPENING_CHARACTERS] if lines else ""
 
 
 def pipeline_code(records: Records, source: str) -> str:
-    """The shortest way to a song."""
+    """Returns the shortest code that writes a song."""
     lines = [
         "from transformers import pipeline",
         "",
@@ -128,15 +128,15 @@ def pipeline_code(records: Records, source: str) -> str:
         'print(write("")[0]["generated_text"])  # a new song',
     ]
     if begin := opening(records):
-        lines.append(f'print(write({literal(begin)}, temperature=0.7)[0]["generated_text"])  # going on with a line')
+        lines.append(f'print(write({literal(begin)}, temperature=0.7)[0]["generated_text"])  # continues this line')
     return code_block("\n".join(lines), "python")
 
 
 def songs_code(records: Records, source: str) -> str:
-    """Several songs, each with its seed: those that the card shows."""
+    """Returns the code that writes the songs on the card, each with its seed."""
     drawn = shown_songs(records)
     is_asked = any(song["artist"] or song["title"] for song in drawn["songs"])
-    # Prompts by name need this project's tokenizer; the ids are those of a stock one.
+    # Only this project's tokenizer has `song_prompt`. Without it, a stock tokenizer is enough: it gives the same ids.
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed",
         "",
@@ -166,7 +166,7 @@ def songs_code(records: Records, source: str) -> str:
 
 
 def stock_code(source: str, branch: str) -> str:
-    """How the same weights load as a stock architecture, from a branch of the repository."""
+    """Returns the code that loads the stock model from a branch of the repository."""
     load = f"from_pretrained({literal(source)}, revision={literal(branch)})"
     code = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -176,7 +176,7 @@ model = AutoModelForCausalLM.{load}"""
 
 
 def use(records: Records, source: str, stock_branch: str | None) -> dict[str, Any]:
-    """How to use it."""
+    """Returns how to use the model."""
     return {
         "pipeline_code": pipeline_code(records, source),
         "songs_code": songs_code(records, source),
@@ -189,7 +189,7 @@ def use(records: Records, source: str, stock_branch: str | None) -> dict[str, An
 
 
 def samples(records: Records, source: str) -> dict[str, Any]:
-    """Songs, unedited, and how each is drawn again."""
+    """Returns unedited songs, and how to get them again."""
     drawn, blocks = shown_songs(records), []
     for song in drawn["songs"]:
         asked = [f"{key} {escape(song[key])}" for key in ("artist", "title") if song[key]]
@@ -215,11 +215,11 @@ def samples(records: Records, source: str) -> dict[str, Any]:
 
 
 def model_card(records: Records, repository: str | None = None, stock_branch: str | None = None) -> ModelCard:
-    """The card of a run.
+    """Returns the card of a run.
 
     Args:
-        repository: Where it is published; None for the card of the run folder itself.
-        stock_branch: Branch of the repository that holds the same weights as a stock architecture, if there is one.
+        repository: Where it is published; None for the card in the run folder itself.
+        stock_branch: Branch of the repository that holds the stock model, if there is one.
     """
     source = repository or records.args.output_dir
     return ModelCard.from_template(

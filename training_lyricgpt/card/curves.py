@@ -1,9 +1,6 @@
-"""What a run shows of itself: metrics, curves and samples.
+"""Draws the curves of a run and writes its samples.
 
-Notable:
-- `metrics.jsonl` is the one record; `curves.png`, `samples.txt` and the card are drawn from it, so that they agree with each
-  other after any interruption.
-- Overfitting is said in words, not left to be read off a curve.
+Both come from `metrics.jsonl`, like the card, so they always agree with each other, even after an interruption.
 """
 
 from pathlib import Path
@@ -20,12 +17,15 @@ TRAIN_COLOR, VALIDATION_COLOR, INK, GRID = "#5b8def", "#d1495b", "#2b2d42", "#e6
 
 
 def draw_curves(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    """Draws loss and accuracy of both splits over the steps, the best step marked, as `curves.png`."""
+    """Draws loss and accuracy of both splits over the steps, with the best step marked, as `curves.png`."""
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     best = best_evaluation(rows)
     steps = [row["step"] for row in rows]
-    panels = [("loss", "Loss (nats a character)"), ("accuracy", "Accuracy (next character)")]
+    panels = [
+        ("loss", "Loss in nats per character (lower is better)"),
+        ("accuracy", "Accuracy of the first guess (higher is better)"),
+    ]
     for axes, (key, title) in zip(figure.subplots(1, 2), panels, strict=True):
         for split, color in (("train", TRAIN_COLOR), ("val", VALIDATION_COLOR)):
             label = {"train": "training", "val": "validation"}[split]
@@ -37,7 +37,7 @@ def draw_curves(folder: Path, rows: list[dict[str, Any]]) -> Path:
         above = key == "loss"
         late = best["step"] > 0.6 * max(steps)
         axes.annotate(
-            f"best: {value:.4f}\nstep {best['step']:,}",
+            f"best model: {value:.4f}\nstep {best['step']:,}",
             (best["step"], value),
             xytext=(-10 if late else 10, 26 if above else -26),
             textcoords="offset points",
@@ -66,7 +66,7 @@ def draw_curves(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def write_samples(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes the sample of each evaluation, by step, as `samples.txt`."""
+    """Writes the sample of each evaluation, in order, as `samples.txt`."""
     blocks = [
         f"=== step {row['step']}, validation loss {row['val_loss']:.4f}, seed {row['sample_seed']} ===\n{row['sample']}\n"
         for row in rows

@@ -1,16 +1,16 @@
-"""What a card says of licences: the code's, which is ours to give, and the songs', which is only what the user stated.
+"""Describes the licence of the songs on a card, which is only what the user stated.
 
 Notable:
-- The Hub takes an identifier of its list and refuses any other word. Whatever is not on it becomes `other`, with a name.
-- Nothing stated, nothing claimed: such a card has no licence in its metadata and says so in words.
+- The Hub accepts only the identifiers on its list. Any other licence becomes `other`, with a name.
+- If the user stated no licence, the card's metadata has none, and its text says so.
 """
 
 import re
 
 from .markdown import code_span, escape
 
-# What the Hub accepts as `license`: https://huggingface.co/docs/hub/repositories-licenses, and the names that its answer to
-# a wrong one lists besides.
+# What the Hub accepts as `license`: https://huggingface.co/docs/hub/repositories-licenses, and the other names that its
+# error message for a wrong one lists.
 HUB_LICENCES = frozenset((
     "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
     "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause",
@@ -26,13 +26,13 @@ LONGEST_NAME = 60
 
 
 def stated_licence(text: str | None) -> str | None:
-    """What the user stated, in one line; an identifier of the Hub as the Hub spells it. None if nothing was."""
+    """Returns what the user stated, in one line, with the Hub's spelling of its identifiers; None if nothing was stated."""
     line = " ".join((text or "").split())
     return (line.lower() if line.lower() in HUB_LICENCES else line) or None
 
 
 def licence_metadata(text: str | None) -> dict[str, str]:
-    """The fields of a card's metadata; none if nothing was stated."""
+    """Returns the licence fields of a card's metadata; none if nothing was stated."""
     stated = stated_licence(text)
     if stated is None or stated in HUB_LICENCES:
         return {"license": stated} if stated else {}
@@ -44,6 +44,6 @@ def licence_metadata(text: str | None) -> dict[str, str]:
 
 
 def shown_licence(text: str | None) -> str | None:
-    """What was stated, for the card's prose."""
+    """Returns what was stated, for the text of the card."""
     stated = stated_licence(text)
     return code_span(stated) if stated in HUB_LICENCES else stated and escape(stated)

@@ -1,6 +1,6 @@
-"""What a card says of where a model comes from: data, recipe, budget, and how to make it again.
+"""Describes where a model comes from: data, recipe, budget, and how to train it again.
 
-Every figure is read from the run's records; a sentence whose record is missing is left out, or says that it is missing.
+Every figure is read from the run's records. If a record is missing, its sentence is left out or says that it is missing.
 """
 
 import math
@@ -34,7 +34,7 @@ MACHINES = {  # the accelerate configuration for one process and for several
 
 
 def sentence(line: str) -> str:
-    """A line that is printed of a corpus, as a sentence of the card."""
+    """Turns a line of the printed corpus report into a sentence of the card."""
     text = escape(line.strip().removeprefix("corpus: ").removeprefix("note: "))
     return f"{text[0].upper()}{text[1:]}."
 
@@ -44,9 +44,9 @@ def sentence(line: str) -> str:
 
 
 def files_section(records: Records) -> str:
-    """Name, size and checksum of the files, of very many only the first."""
+    """Returns name, size and checksum of the files, or of the first ones if there are very many."""
     rows, more = [], ""
-    for key, what in (("files", ""), ("validation_files", ", held out")):
+    for key, what in (("files", ""), ("validation_files", ", for validation")):
         files = records.corpus[key]
         rows += [
             (f"{code_cell(file['name'])}{what}", f"{file['bytes']:,}", f"`{file['sha256']}`")
@@ -58,18 +58,19 @@ def files_section(records: Records) -> str:
 
 
 def near_duplicates_line(records: Records) -> str:
-    """What was found of songs that are nearly the same, and what they are."""
+    """Says how many songs are almost the same, and what that means."""
     figures = records.corpus["near_duplicates"]
     if figures["mode"] == "ignore":
-        return "Near-duplicates were not searched for."
-    what = f"share at least {THRESHOLD:.0%} of all their runs of {SHINGLE_BYTES} letters and digits"
+        return "Near-duplicates (songs that are almost the same, such as covers) were not searched for."
+    what = f"have at least {THRESHOLD:.0%} of all their sequences of {SHINGLE_BYTES} letters and digits in common"
     if not figures["clusters"]:
-        return f"No near-duplicates were found: no two songs {what}."
-    return " ".join([*map(sentence, describe_near_duplicates(records.corpus)), f"Near-duplicates {what}."])
+        return f"No near-duplicates (songs that are almost the same, such as covers) were found: no two songs {what}."
+    meaning = f"Near-duplicates are songs that are almost the same, such as covers: they {what}."
+    return " ".join([meaning, *map(sentence, describe_near_duplicates(records.corpus))])
 
 
 def data(records: Records) -> dict[str, Any]:
-    """Files, cleaning, near-duplicates and split."""
+    """Returns files, cleaning, near-duplicates and split."""
     corpus, sides = records.corpus, {}
     for split in ("train", "validation"):
         songs = f" of {plural(corpus['songs_in'].get(split, 0), 'song')}" if corpus["split"] == "songs" else ""
@@ -94,40 +95,40 @@ def data(records: Records) -> dict[str, Any]:
 
 
 def size_of(flops: float) -> str:
-    """Floating-point operations as a person says them."""
+    """Returns a number of floating-point operations with a readable unit."""
     units = ("", "k", "M", "G", "T", "P", "E", "Z")
     power = min(int(math.log10(max(flops, 1)) // 3), len(units) - 1)
     return f"{flops / 1000**power:.3g} {units[power]}FLOP"
 
 
 def recipe_rows(records: Records) -> Iterator[tuple[str, str]]:
-    """Settings of the training, by their names in `run.yaml`."""
+    """Yields the settings of the training."""
     args, config = records.args, records.config
-    rate = f"AdamW, {args.learning_rate:g} at its peak"
+    rate = f"AdamW (learning rate at most {args.learning_rate:g})"
     if args.optimizer == "muon":
-        rate = f"Muon for the matrices of the blocks, {args.muon_learning_rate:g} at its peak; {rate} for the rest"
+        rate = f"Muon (learning rate at most {args.muon_learning_rate:g}) for the matrices of the layers, {rate} for the rest"
     shape = {
         "constant": "",
-        "cosine": f": a cosine, down to {args.min_learning_rate:g}",
-        "trapezoid": f": constant, then down to {args.min_learning_rate:g} over the last {args.decay_fraction:.0%} of the steps",
+        "cosine": f": falls along a cosine to {args.min_learning_rate:g}",
+        "trapezoid": f": stays constant, then falls to {args.min_learning_rate:g} over the last {args.decay_fraction:.0%} of the steps",
     }
     yield "optimizer", rate
-    warm_up = f"; {plural(args.warmup_steps, 'step')} of warm-up" if args.warmup_steps else ""
-    yield "learning rate", f"`{args.lr_schedule}`{shape[args.lr_schedule]}{warm_up}"
-    yield "betas", f"{args.beta1:g} and {args.beta2:g}"
+    warm_up = f", after a warm-up of {plural(args.warmup_steps, 'step')}" if args.warmup_steps else ""
+    yield "learning rate schedule", f"`{args.lr_schedule}`{warm_up}{shape[args.lr_schedule]}"
+    yield "betas of AdamW", f"{args.beta1:g} and {args.beta2:g}"
     yield (
         "weight decay",
-        f"{args.weight_decay:g}, on {'matrices' if args.decay_parameters == 'matrices' else 'everything'}",
+        f"{args.weight_decay:g}, on {'matrices only' if args.decay_parameters == 'matrices' else 'all parameters'}",
     )
-    yield "gradient clipped to", f"{args.max_grad_norm:g}" if args.max_grad_norm else "not clipped"
+    yield "gradient clipping", f"to a norm of {args.max_grad_norm:g}" if args.max_grad_norm else "off"
     yield "dropout", f"{config.hidden_dropout:g}"
-    yield "batch", f"{args.batch_size:,} windows of {args.block_size:,} characters"
+    yield "batch", f"{args.batch_size:,} blocks of {args.block_size:,} characters"
     yield "precision", {"no": "float32", None: "float32"}.get(args.mixed_precision, f"{args.mixed_precision}, mixed")
     yield "seed", f"{args.seed}"
 
 
 def budget_rows(records: Records) -> Iterator[tuple[str, str]]:
-    """What the training took, as far as it has come."""
+    """Yields what the training has taken so far."""
     args, rows, done = records.args, records.rows, records.rows[-1]["step"]
     characters = done * args.batch_size * args.block_size
     flops = flops_per_character(records.config)
@@ -136,17 +137,23 @@ def budget_rows(records: Records) -> Iterator[tuple[str, str]]:
     parts = ", ".join(f"{part} {count:,}" for part, count in parameters_by_part(model).items())
     yield "parameters", f"{model.num_parameters():,} ({parts})"
     yield "steps", f"{done:,}" if done >= args.max_steps else f"{done:,} of {args.max_steps:,}"
-    yield "characters read", f"{characters:,}, the corpus {characters / records.corpus['tokens']['train']:.3g} times"
-    yield "operations", f"{size_of(flops * characters)}, {size_of(flops)} a character, forward and backward"
+    yield (
+        "characters read",
+        f"{characters:,} (the training text {characters / records.corpus['tokens']['train']:.3g} times)",
+    )
+    yield (
+        "floating-point operations",
+        f"{size_of(flops * characters)}, {size_of(flops)} per character (forward and backward)",
+    )
     yield "time", time_spent(rows)
     if speeds := [row["chars_per_second"] for row in rows if row["chars_per_second"]]:
-        yield "speed", f"{statistics.median(speeds):,.0f} characters a second (median between evaluations)"
+        yield "speed", f"{statistics.median(speeds):,.0f} characters per second (median between evaluations)"
     if records.environment:
         yield "device", device_of(records)
 
 
 def device_of(records: Records) -> str:
-    """The kind of machine of the last start."""
+    """Describes the machine of the last start."""
     last = records.environment[-1]
     name = escape(last["device_name"])
     if last["device"] == "cpu":
@@ -156,7 +163,7 @@ def device_of(records: Records) -> str:
 
 
 def recipe(records: Records) -> dict[str, Any]:
-    """How it was trained, and what that took."""
+    """Returns how the model was trained, and what that took."""
     return {
         "initialization": records.args.initialization,
         "recipe": table(("setting", "value"), recipe_rows(records)),
@@ -165,22 +172,22 @@ def recipe(records: Records) -> dict[str, Any]:
 
 
 def parent_name(records: Records) -> str:
-    """The model that a run began with, where it has a name that others can look up."""
+    """Returns the name of the model that a run started from, if others can look it up."""
     return code_span(records.args.init_from) if has_public_parent(records) else "another model"
 
 
 def has_public_parent(records: Records) -> bool:
-    """Whether a run began with a model of the Hub, as was noted when it began; what was not noted is no name to look up."""
+    """Returns whether a run started from a model on the Hub, as noted at its start; without such a note, it did not."""
     return names_hub(records.args.init_from) and any(entry.get("init_from") == "hub" for entry in records.environment)
 
 
 def has_public_dataset(records: Records) -> bool:
-    """Whether the corpus is a dataset of the Hub, as was noted when it was prepared."""
+    """Returns whether the corpus is a dataset on the Hub, as noted when it was prepared."""
     return names_hub(records.args.dataset) and all(file["kind"] == "hub" for file in records.corpus["files"])
 
 
 def names_hub(text: str | None) -> bool:
-    """Whether a text has the form of a name on the Hub."""
+    """Returns whether a text has the form of a name on the Hub."""
     return bool(text and HUB_ID.fullmatch(text))
 
 
@@ -189,10 +196,10 @@ def names_hub(text: str | None) -> bool:
 
 
 def training_command(records: Records, repository: str | None) -> str:
-    """The command that trains this model again, from the clone's folder.
+    """Returns the command that trains this model again, to be run in the folder of the clone.
 
     Args:
-        repository: Where `run.yaml` is published; None for that of the run folder.
+        repository: Where `run.yaml` is published; None to use the one in the run folder.
     """
     launch = ["accelerate", "launch"]
     if records.environment:
@@ -212,32 +219,32 @@ def training_command(records: Records, repository: str | None) -> str:
 
 
 def versions_lines(records: Records) -> Iterator[str]:
-    """What it was trained with, one line for each start with other versions or settings."""
+    """Yields what the model was trained with, one line for each start with other versions or settings."""
     for entry in records.environment:
         packages = [f"{escape(name)} {escape(number)}" for name, number in entry["packages"].items() if number]
         code = f"LyricGPT {escape(entry['lyricgpt'] or '')}".strip()
         if entry["commit"]:
             commit, changed, _ = entry["commit"].partition("-dirty")
-            code += f" (commit `{commit[:SHOWN_COMMIT]}`{', with changes' if changed else ''})"
+            code += f" (commit `{commit[:SHOWN_COMMIT]}`{', with local changes' if changed else ''})"
         since = f"from step {entry['from_step']:,} on " if len(records.environment) > 1 or entry["from_step"] else ""
         yield (
-            f"Trained {since}with {code}, Python {escape(entry['python'])} on {escape(entry['system'])}: {', '.join(packages)}; "
-            f"`max_steps` {entry['max_steps']:,}, `eval_interval` {entry['eval_interval']:,}."
+            f"Trained {since}with {code} and Python {escape(entry['python'])} on {escape(entry['system'])}, with {', '.join(packages)}. "
+            f"Settings: `max_steps` {entry['max_steps']:,}, `eval_interval` {entry['eval_interval']:,}."
         )
     if not records.environment:
-        yield "The versions that it was trained with were not recorded."
+        yield "The versions that the model was trained with were not recorded."
     elif first := records.environment[0]["from_step"]:
-        yield f"The versions of the steps up to {first:,} were not recorded."
+        yield f"The versions up to step {first:,} were not recorded."
 
 
 def reproduction(records: Records, repository: str | None) -> dict[str, Any]:
-    """How to train this model again, word for word."""
+    """Returns how to train this model again."""
     needed = []
     if not has_public_dataset(records):
         names = [file["name"] for file in (*records.corpus["files"], *records.corpus["validation_files"])]
         needed.append("the corpus" if len(names) > 1 else code_span(names[0]))
     if records.args.init_from and not has_public_parent(records):
-        needed.append("the model that it began with")
+        needed.append("the model that it started from")
     settings = {(entry["max_steps"], entry["eval_interval"]) for entry in records.environment}
     return {
         "is_published": repository is not None,

@@ -1,11 +1,4 @@
-"""What a run keeps of itself, in one place for its card; and `environment.json`, what it was trained with.
-
-Notable:
-- Versions and devices are noted when training starts: the process that draws a card later may have others.
-- A start adds an entry only if it differs from the one before it, so that a run that was interrupted keeps the record of
-  one that never was. What a start left undone is dropped with the steps that it left undone.
-- Neither the machine's name nor a path is in it.
-"""
+"""Collects the records of a run that its card is made from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +14,17 @@ from ..quality.judging import read_quality, read_songs
 
 @dataclass
 class Records:
-    """Everything that a card is rendered from.
+    """Everything that a card is made from.
 
     Attributes:
         args: The run's configuration, `run.yaml`.
         corpus: `corpus.json`.
-        rows: `metrics.jsonl`, at least one evaluation.
-        config: The model's, `config.json`.
-        quality: `quality.json`, if it is of the best model.
-        songs: `songs.json`, likewise.
-        environment: `environment.json`, an entry for each start that differs; empty in a run that kept none.
-        has_curves: Whether `curves.png` is there.
+        rows: `metrics.jsonl`, with at least one evaluation.
+        config: The model's configuration, `config.json`.
+        quality: `quality.json`, if it is about the best model.
+        songs: `songs.json`, if it is from the best model.
+        environment: `environment.json`, an entry for each start with other versions or settings; empty without that file.
+        has_curves: Whether `curves.png` exists.
     """
 
     args: Arguments
@@ -50,16 +43,16 @@ class Records:
 
     @property
     def name(self) -> str:
-        """What the run is called: its folder's name, which publishing has looked up already."""
+        """The name of the run: its folder's name, also for a path such as `.` that does not show it."""
         path = Path(self.args.output_dir)
         return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def read_records(folder: Path, corpus: dict[str, Any], rows: list[dict[str, Any]]) -> Records:
-    """The records of a run folder; what a caller has at hand is not read again.
+    """Reads the records of a run folder, except for those that the caller already has.
 
     Raises:
-        LyricGPTError: one of them is damaged.
+        LyricGPTError: one of the files is damaged.
     """
     step = best_evaluation(rows)["step"]
     return Records(

@@ -1,4 +1,4 @@
-"""What a run folder shows: curves, samples, card, and how good its songs are."""
+"""Writes the reports of a run folder: curves, samples, card, and how good its songs are."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from .records import read_records
 
 
 def write_reports(folder: Path, corpus: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Draws everything that follows from the record: curves, samples, card."""
+    """Writes everything that is made from the records: curves, samples and card."""
     draw_curves(folder, rows)
     write_samples(folder, rows)
     write_text(folder / "README.md", str(model_card(read_records(folder, corpus, rows))))
@@ -30,12 +30,12 @@ def judge_once(
     prompt: str,
     seed: int,
 ) -> dict[str, Any]:
-    """The figures of the songs of a finished run's model, which are drawn, judged and written unless that was done.
+    """Returns the figures of the songs of a finished run's model. If there are none yet, draws and judges songs first.
 
     Args:
-        count: Songs that are judged.
-        prompt: What those begin with that the card shows.
-        seed: Of the first song.
+        count: How many songs to judge.
+        prompt: How the songs on the card begin.
+        seed: Seed of the first song.
     """
     step = best_evaluation(rows)["step"]
     quality, songs = read_quality(folder, step), read_songs(folder, step)

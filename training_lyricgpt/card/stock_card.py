@@ -1,4 +1,4 @@
-"""The card of a stock model: what it is, how equal it was measured to be, and what it cannot do."""
+"""Makes the card of a stock model: what it is, how little it was measured to differ, and what it cannot do."""
 
 from pathlib import Path
 
@@ -22,12 +22,13 @@ def stock_card(
     difference: float,
     place: tuple[str, str] | None = None,
 ) -> str:
-    """The card of a stock model.
+    """Returns the card of a stock model.
 
     Args:
-        model: That it was made of, and `name` what that is called.
-        characters: On which both were compared, with the largest `difference` of a logit as a share of the largest logit.
-        place: Repository and branch that it is published on; None for a folder.
+        model: The model that it was made from, which is called `name`.
+        characters: Number of characters on which both were compared.
+        difference: Largest difference of a logit, as a share of the largest logit.
+        place: Repository and branch where it is published; None for a folder.
     """
     config = model.config
     tags = ["lyrics", "character-level"]
