@@ -120,7 +120,7 @@ def test_a_secret_in_any_file_of_a_run_is_refused_and_not_shown(copy, tmp_path, 
         change(copy / name, lambda entries: entries[0].update(device_name=secret))
     else:
         (copy / name).write_text((copy / name).read_text().replace("data_license: null", f"data_license: {secret}"))
-    assert secret not in assert_not_staged(copy, tmp_path, "would hold an access token")
+    assert secret not in assert_not_staged(copy, tmp_path, "would contain an access token")
 
 
 def test_a_secret_is_found_behind_any_character_and_behind_yaml_s_escapes(copy, tmp_path):
@@ -130,9 +130,9 @@ def test_a_secret_is_found_behind_any_character_and_behind_yaml_s_escapes(copy, 
     for prompt in (f"\a{secret}", "x " * 36 + SECRETS["RSA key"]):  # written as an escape, and folded over two lines
         args = load_arguments(copy / "run.yaml").replace(sample_prompt=prompt)
         args.save(copy / "run.yaml")
-        assert_not_staged(copy, tmp_path, "would hold")
+        assert_not_staged(copy, tmp_path, "would contain")
     (tmp_path / "run.yaml").write_text("a: " + args.sample_prompt.replace("RSA ", "RSA\n  "))
-    with pytest.raises(LyricGPTError, match=r"run.yaml would hold a private key"):
+    with pytest.raises(LyricGPTError, match=r"run.yaml would contain a private key"):
         check_private(tmp_path, ANNA)
 
 
@@ -145,7 +145,7 @@ def test_songs_that_look_like_secrets_are_none_and_take_no_time():
 def test_the_users_own_token_is_found_whatever_it_looks_like_and_not_shown(copy):
     change_rows(copy / "metrics.jsonl", lambda row: row.update(sample="my-own-strange-token"))
     result = dry_run(copy, HF_TOKEN="my-own-strange-token")
-    assert_refused(result, "would hold your Hugging Face token")
+    assert_refused(result, "would contain your Hugging Face token")
     assert "strange" not in result.stdout + result.stderr
 
 
@@ -191,7 +191,7 @@ NOT_WHAT_THEY_SAY = {
 def test_a_file_that_is_not_what_it_says_is_not_sent(tmp_path, name):
     for content in NOT_WHAT_THEY_SAY[name]:
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(LyricGPTError, match="is not what its name says"):
+        with pytest.raises(LyricGPTError, match="can't be published"):
             check_private(tmp_path, ANNA)
 
 
@@ -199,12 +199,12 @@ def test_what_a_picture_or_weights_hold_besides_is_looked_at(tmp_path):
     note = PngImagePlugin.PngInfo()
     note.add_text("Author", SECRETS["GitHub"], zip=True)
     Image.new("RGB", (4, 4)).save(tmp_path / "curves.png", pnginfo=note)
-    with pytest.raises(LyricGPTError, match=r"curves\.png would hold"):
+    with pytest.raises(LyricGPTError, match=r"curves\.png would contain"):
         check_private(tmp_path, ANNA)
     (tmp_path / "curves.png").unlink()
     header = json.dumps({"__metadata__": {"note": "/home/annalena/x"}}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(LyricGPTError, match=r"model\.safetensors would hold a path of this machine"):
+    with pytest.raises(LyricGPTError, match=r"model\.safetensors would contain a path of this machine"):
         check_private(tmp_path, ANNA)
 
 

@@ -56,7 +56,7 @@ def put(hub, staged, **changed):
 def test_a_dry_run_leaves_what_would_be_sent_and_proves_that_it_loads(tiny_run):
     result = push(tiny_run, "you/lyricgpt-tiny", "--dry_run")
     assert result.returncode == 0, result.stderr
-    assert "it loads in a fresh process and sings:" in result.stdout
+    assert "it loads in a fresh process and writes:" in result.stdout
     folder = Path(result.stdout.split("the folder is ")[1].strip())
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in tiny_run.iterdir()} - {"checkpoints"}
@@ -103,7 +103,7 @@ def test_the_proof_notices_other_weights(tiny_run, tmp_path, monkeypatch):
     stage(tiny_run, "you/x", tmp_path / "sent")
     config = json.loads((tmp_path / "sent" / "config.json").read_text())
     (tmp_path / "sent" / "config.json").write_text(json.dumps(config | {"norm_eps": 0.5}))
-    with pytest.raises(LyricGPTError, match="computes something else"):
+    with pytest.raises(LyricGPTError, match="gives other results than"):
         prove(str(tmp_path / "sent"), None, tiny_run)
 
 
@@ -113,7 +113,7 @@ def test_a_push_is_one_private_commit_that_loads_and_holds_nothing_of_this_machi
     (commit,) = hub.commits("you/tiny")
     assert commit.title == "First songs" and commit.oid in result.stdout
     assert result.stdout.splitlines()[-1] == f"{hub.endpoint}/you/tiny"
-    assert "it loads in a fresh process and sings:" in result.stdout.splitlines()[-2]
+    assert "it loads in a fresh process and writes:" in result.stdout.splitlines()[-2]
     assert hub.repository("you/tiny").private
     assert hub.repository("you/tiny").tags["v1"] is commit
     assert hub.tokens_at_storage == []
@@ -131,7 +131,7 @@ def test_a_push_of_the_same_run_makes_no_second_commit_and_proves_the_first(tiny
     commit = put(hub, staged)
     result = push_to(hub, tiny_run, "tiny")  # (a name without an owner is one's own)
     assert result.returncode == 0, result.stderr
-    assert f"you/tiny holds this already, as {commit.oid}" in result.stdout
+    assert f"you/tiny already has these files, in commit {commit.oid}" in result.stdout
     assert "it loads in a fresh process" in result.stdout
     assert hub.commits("you/tiny") == [commit]
 
@@ -149,7 +149,7 @@ def test_a_push_replaces_what_an_earlier_one_wrote_and_leaves_the_rest(tiny_run,
     assert hub.files("you/tiny")["README.md"] == b"old"
     assert result.stdout.rstrip().endswith("/you/tiny/tree/drafts/one")
     result = push_to(hub, tiny_run, "you/tiny", "--public", "--tag=v2")
-    assert "has a tag v2 already" in error_of(result)
+    assert "already has a tag v2" in error_of(result)
     result = push_to(hub, tiny_run, "you/tiny", "--public")
     assert result.returncode == 0, result.stderr
     files = hub.files("you/tiny")
@@ -160,7 +160,7 @@ def test_a_push_replaces_what_an_earlier_one_wrote_and_leaves_the_rest(tiny_run,
 def test_the_stock_model_lies_on_a_branch_of_its_own_and_loads_without_trust(tiny_run, hub):
     result = push_to(hub, tiny_run, "band/tiny", "--stock")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("it loads in a fresh process and sings:") == 2
+    assert result.stdout.count("it loads in a fresh process and writes:") == 2
     assert len(hub.commits("band/tiny")) == len(hub.commits("band/tiny", "native")) == 1
     stock = hub.files("band/tiny", "native")
     assert not [name for name in stock if name.endswith(".py")]
@@ -178,9 +178,13 @@ def test_the_stock_model_lies_on_a_branch_of_its_own_and_loads_without_trust(tin
         ("/repos/create", {"status": 403}, "the token may not write to you/tiny: use one with write access to it"),
         ("/preupload/", {"status": 404}, "the Hub has no you/tiny that this token can see"),
         ("/repos/create", {"status": 409}, "the name you/tiny was taken just now"),
-        ("/commit/", {"status": 409}, "you/tiny was changed by somebody else meanwhile; nothing was committed"),
-        ("/whoami", {"status": 429, "retry_after": 4000}, "the Hub limits the rate; run the same command again: what"),
-        ("/commit/", {"status": 500}, "the Hub failed; run the same command again: what has arrived is not sent twice"),
+        ("/commit/", {"status": 409}, "somebody else changed you/tiny in the meantime, so nothing was committed"),
+        ("/whoami", {"status": 429, "retry_after": 4000}, "the Hub limits the rate: wait 4,000 seconds, then run"),
+        (
+            "/commit/",
+            {"status": 500},
+            "the Hub failed: run the same command again, which sends only what has not arrived yet",
+        ),
         ("/commit/", {"cut": "request"}, "the connection to the Hub was lost"),
     ],
 )
@@ -196,7 +200,7 @@ def test_a_change_by_somebody_else_during_the_push_is_noticed(tiny_run, hub):
     hub.create("you/tiny")
     theirs = lambda: hub.commit_as("other", "you/tiny", {"LICENSE": b"mine"})  # noqa: E731
     hub.fault("/commit/", before=theirs)
-    assert "was changed by somebody else meanwhile; nothing was committed" in error_of(
+    assert "somebody else changed you/tiny in the meantime, so nothing was committed" in error_of(
         push_to(hub, tiny_run, "you/tiny")
     )
     assert [commit.author for commit in hub.commits("you/tiny")] == ["other"]
@@ -211,7 +215,7 @@ def test_a_push_that_lost_its_connection_goes_on_when_it_is_started_again(tiny_r
     result = push_to(hub, tiny_run, "you/tiny")
     assert result.returncode == 0, result.stderr
     (commit,) = hub.commits("you/tiny")
-    assert (f"holds this already, as {commit.oid}" in result.stdout) == (cut == "response")
+    assert (f"already has these files, in commit {commit.oid}" in result.stdout) == (cut == "response")
     uploads = [path for method, path in hub.requests if method == "PUT"]
     assert len(uploads) == len(set(uploads)) == 2  # weights and curves
 
@@ -221,7 +225,9 @@ def test_a_model_that_does_not_load_back_is_not_tagged_and_no_address_is_shown(t
     result = push_to(hub, tiny_run, "you/tiny", "--tag=v1")
     said = error_of(result)
     assert said.startswith("error: you/tiny does not load in a fresh process")
-    log = Path(re.search(r": OSError: .* \(more in (.*)\); if the network failed, run the same command again", said)[1])
+    log = Path(
+        re.search(r": OSError: .* \(details in (.*)\); if the network failed, run the same command again", said)[1]
+    )
     assert "Traceback" in log.read_text() and hub.token() not in log.read_text()
     log.unlink()
     assert f"{hub.endpoint}/you/tiny" not in result.stdout
@@ -233,7 +239,7 @@ def test_rate_limits_and_a_file_cut_half_way_are_overcome(tiny_run, hub):
         hub.fault(path, status=429, retry_after=0)
     hub.fault("^/lfs/", method="PUT", cut="request")
     result = push_to(hub, tiny_run, "you/tiny")
-    assert result.stdout.count("the Hub limits the rate; going on in 0 seconds") == 4
+    assert result.stdout.count("the Hub limits the rate; trying again in 0 seconds") == 4
     assert result.returncode == 0, result.stderr
     assert not [fault for fault in hub.faults if fault.times]
     assert len(hub.commits("you/tiny")) == 1
@@ -241,9 +247,9 @@ def test_rate_limits_and_a_file_cut_half_way_are_overcome(tiny_run, hub):
 
 def test_without_a_token_that_writes_there_nothing_is_sent(tiny_run, hub):
     says = {
-        ("you/tiny", None): "no Hugging Face token: run `hf auth login`, or set HF_TOKEN",
-        ("you/tiny", "read"): "the token of you only reads: use one with write access to you/tiny",
-        ("nobody/tiny", "write"): "there is no organisation nobody to publish for: the token is of you, who belongs to",
+        ("you/tiny", None): "there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN",
+        ("you/tiny", "read"): "the token of you is read-only: use one with write access to you/tiny",
+        ("nobody/tiny", "write"): "you can't publish for nobody: the token belongs to you, who is in",
         ("label/tiny", "write"): "the token may not write to label/tiny: use one with write access to it",
     }
     for (repository, role), text in says.items():
@@ -259,7 +265,7 @@ def test_a_name_that_holds_something_else_or_is_seen_by_others_is_left_alone(tin
     )
     hub.create("you/notes")
     hub.commit_as("you", "you/notes", {"notes.txt": b"x"})
-    assert "the name you/notes is taken: it holds files that are no model" in error_of(
+    assert "the name you/notes is taken: it holds files that are not a model" in error_of(
         push_to(hub, tiny_run, "you/notes")
     )
     hub.create("you/open", private=False)
@@ -357,21 +363,21 @@ def test_a_model_published_with_older_code_gets_todays_and_keeps_its_weights(hub
     hub.commit_as("you", "you/old", old)
     result = push_to(hub, "--refresh=you/old")
     assert result.returncode == 0, result.stderr
-    assert "it loads in a fresh process and sings:" in result.stdout
+    assert "it loads in a fresh process and writes:" in result.stdout
     after = {name: content for name, content in hub.files("you/old").items() if name != ".gitattributes"}
     assert after.keys() == (old.keys() | todays_code().keys()) - {"helpers_lyricgpt.py"}
     assert all(after[name] == todays_code().get(name, content) for name, content in old.items() if name in after)
     assert len(hub.commits("you/old")) == 2
     again = push_to(hub, "--refresh=you/old")
-    assert again.returncode == 0 and "holds this already" in again.stdout
+    assert again.returncode == 0 and "already has these files" in again.stdout
 
 
 def test_only_a_lyricgpt_model_is_refreshed(hub):
     assert "the Hub has no you/nothing" in error_of(push_to(hub, "--refresh=you/nothing"))
     hub.create("you/gpt2")
     hub.commit_as("you", "you/gpt2", {"config.json": b'{"model_type": "gpt2"}'})
-    assert "holds no LyricGPT model on its branch main" in error_of(push_to(hub, "--refresh=you/gpt2"))
+    assert "has no LyricGPT model on its branch main" in error_of(push_to(hub, "--refresh=you/gpt2"))
     hub.create("you/stock")
     hub.commit_as("you", "you/stock", {"config.json": b'{"model_type": "lyricgpt"}'})
-    assert "config.json names no code" in error_of(push_to(hub, "--refresh=you/stock"))
+    assert "config.json has no auto_map" in error_of(push_to(hub, "--refresh=you/stock"))
     assert len(hub.commits("you/gpt2")) == 1

@@ -33,9 +33,9 @@ def test_a_push_that_was_killed_goes_on_when_it_is_started_again(tiny_run, hub, 
 
     result = push_to(hub, tiny_run, "you/tiny")
     assert result.returncode == 0, result.stderr
-    assert "it loads in a fresh process and sings:" in result.stdout
+    assert "it loads in a fresh process and writes:" in result.stdout
     (commit,) = hub.commits("you/tiny")
-    assert ("holds this already" in result.stdout) == bool(committed)
+    assert ("already has these files" in result.stdout) == bool(committed)
     assert set(commit.files) - {".gitattributes"} == {file.name for file in tiny_run.iterdir()} - {"checkpoints"}
     puts = [path.split("/")[-1] for method, path in hub.requests if method == "PUT"]
     assert [puts.count(oid) for oid in sent_before] == [1] * len(sent_before), "what had arrived was sent twice"

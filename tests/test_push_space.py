@@ -10,7 +10,7 @@ from test_push import SECRET, error_of, push, push_to
 
 from training_lyricgpt.hub.staging import SPACE_FILES
 
-TELLS_SECRET = "you/tiny is private: set the Space's secret HF_TOKEN to a token that reads it, at "
+TELLS_SECRET = "you/tiny is private: set the Space's secret HF_TOKEN to a token that can read it, at "
 
 
 def test_the_demo_is_published_beside_the_model_private_and_as_it_lies_here(tiny_run, hub):
@@ -35,7 +35,7 @@ def test_the_demo_is_published_beside_the_model_private_and_as_it_lies_here(tiny
     again = push_to(hub, tiny_run, "you/tiny", "--space")
     assert again.returncode == 0, again.stderr
     assert TELLS_SECRET not in again.stdout
-    assert f"you/tiny-demo holds this already, as {commit.oid}" in again.stdout
+    assert f"you/tiny-demo already has these files, in commit {commit.oid}" in again.stdout
     assert hub.commits("you/tiny-demo", kind="spaces") == [commit]
     paths = [path for method, path in hub.requests if method == "POST"]
     assert len([path for path in paths if path.endswith("/variables")]) == 1
@@ -93,7 +93,7 @@ def test_a_space_of_somebody_elses_making_is_left_alone(tiny_run, hub):
     assert hub.commits("you/tiny-demo", kind="spaces") == [theirs]
     assert not hub.repository("you/tiny-demo", "spaces").variables
     hub.create("you/open", kind="spaces", private=False)
-    says = "you/open exists and is public; say --public"
+    says = "you/open exists and is public; add --public"
     assert says in error_of(push_to(hub, tiny_run, "you/tiny", "--space=you/open"))
 
 
@@ -102,7 +102,7 @@ def test_what_the_hub_refuses_of_the_demo_is_said_and_the_same_command_goes_on(t
     failures = [
         ("/spaces/.*/commit/", {"cut": "request"}, "the connection to the Hub was lost"),
         ("/variables", {"status": 403}, "the token may not write to you/tiny-demo"),
-        ("/repos/create", {"status": 402}, "the Hub asks to be paid before you/tiny-demo may run"),
+        ("/repos/create", {"status": 402}, "the Hub wants to be paid before it runs you/tiny-demo"),
     ]
     hub.create("you/tiny")
     while failures:

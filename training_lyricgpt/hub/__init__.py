@@ -1,1 +1,1 @@
-"""Publishing: what is sent, that nothing private is in it, and that it loads."""
+"""Publishes a run: prepares the files, makes sure that they hold nothing private, sends them, and proves that they load."""

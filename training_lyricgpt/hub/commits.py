@@ -1,13 +1,13 @@
-"""Talks to the Hub: who may write where, what differs from what is there, one commit, and what went wrong in one line.
+"""Talks to the Hub: checks who may write where, compares files, makes one commit, and reports errors in one line.
 
 Notable:
-- What is on a branch is compared with what would be sent, by Git's and LFS's own checksums. Equal content makes no
-  commit, so a push that was interrupted can simply be started again.
-- The commit names its parent: if somebody else has committed meanwhile, the Hub refuses it.
-- A new branch begins empty, at the repository's first commit, whatever is on `main`.
-- Models and Spaces take the same way; `repo_type` says which, in the Hub's words.
-- Rate limits are waited for as long as the Hub asks, within reason. A commit whose answer got lost is not tried again
-  here: it may have taken effect.
+- It compares the files on a branch with the files to send by Git's and LFS's own checksums. If they are equal, it makes no
+  commit, so an interrupted push can simply be started again.
+- The commit names its parent. If somebody else has committed in the meantime, the Hub refuses it.
+- A new branch starts empty, from the repository's first commit, whatever is on `main`.
+- The same functions handle models and Spaces. `repo_type` is the Hub's word for which of the two it is.
+- If the Hub limits the rate, it waits for as long as the Hub asks, within reason. It does not try a commit again if only
+  the answer got lost, because the commit may have been made.
 """
 
 import contextlib
@@ -37,17 +37,17 @@ from ..files import hash_file, read_json
 from ..wording import plural
 
 ATTEMPTS = 5
-LONGEST_WAIT = 300  # seconds that a rate limit is waited for at once
-# Files that a push writes; one on the branch that a push no longer writes belongs to another model.
+LONGEST_WAIT = 300  # seconds; the longest single wait for a rate limit
+# Files that a push writes. If the branch has one that this push does not write, it belongs to another model.
 WRITTEN = re.compile(r"\w+_lyricgpt\.py|model[\w.-]*\.safetensors(\.index\.json)?|(quality|songs|environment)\.json")
-# The file that says what a repository holds.
+# The file that shows what a repository holds.
 TELLING = {"model": "config.json", "space": "app.py"}
-# Files that say nothing about it.
+# Files that do not show what a repository holds.
 NEUTRAL = (".gitattributes", "README.md", "LICENSE")
 
 
 def seconds_asked(response: httpx2.Response) -> int | None:
-    """How long a rate-limited client is asked to wait, if the Hub says."""
+    """Returns how many seconds the Hub asks a rate-limited client to wait; None if it does not say."""
     limit = parse_ratelimit_headers(response.headers)
     if limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds
@@ -56,7 +56,7 @@ def seconds_asked(response: httpx2.Response) -> int | None:
 
 
 def patiently(call: Callable, *arguments: Any, **options: Any) -> Any:
-    """Calls; where the Hub limits the rate, waits as long as it asks (else 1, 2, 4, … seconds) and calls again."""
+    """Calls a function. If the Hub limits the rate, waits as long as it asks (or 1, 2, 4, … seconds) and calls again."""
     for attempt in range(ATTEMPTS):
         try:
             return call(*arguments, **options)
@@ -67,93 +67,97 @@ def patiently(call: Callable, *arguments: Any, **options: Any) -> Any:
             wait = 2**attempt if asked is None else asked
             if wait > LONGEST_WAIT:
                 raise
-            print(f"the Hub limits the rate; going on in {plural(wait, 'second')}", flush=True)
+            print(f"the Hub limits the rate; trying again in {plural(wait, 'second')}", flush=True)
             time.sleep(wait)
 
 
 @contextlib.contextmanager
 def hub_errors(repository: str, conflict: str = "") -> Iterator[None]:
-    """Says in one line what the Hub refused, and what to do.
+    """Turns what the Hub refuses into a one-line error that says what to do.
 
     Args:
-        conflict: What it means here that the Hub sees a conflict.
+        conflict: The message to use if the Hub reports a conflict.
     """
-    logging.set_verbosity_error()  # the client's warnings show addresses that are signed
-    again = "run the same command again: what has arrived is not sent twice"
+    logging.set_verbosity_error()  # the client's warnings show signed addresses
+    again = "run the same command again, which sends only what has not arrived yet"
     try:
         yield
     except LocalTokenNotFoundError:
-        raise LyricGPTError("no Hugging Face token: run `hf auth login`, or set HF_TOKEN") from None
+        raise LyricGPTError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN") from None
     except OfflineModeIsEnabled:
         raise LyricGPTError("HF_HUB_OFFLINE is set; unset it to upload, or use --dry_run") from None
     except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
         cause = error
         if not isinstance(error, httpx2.HTTPError) and isinstance(error.__cause__, httpx2.HTTPError):
-            cause = error.__cause__  # the upload of a file wraps what happened to it
+            cause = error.__cause__  # the upload of a file wraps the original error
         if isinstance(cause, HfHubHTTPError):
             status = cause.response.status_code
             said = (cause.server_message or "").strip().split("\n")[0]
             asked = seconds_asked(cause.response)
             refusals = {
                 401: "the Hub does not accept the token: run `hf auth login`, or set HF_TOKEN",
-                402: f"the Hub asks to be paid before {repository} may run",
+                402: f"the Hub wants to be paid before it runs {repository}: set that up on the Hub, then {again}",
                 403: f"the token may not write to {repository}: use one with write access to it",
-                404: f"the Hub has no {repository} that this token can see",
-                409: conflict or f"{repository} changed meanwhile",
-                412: conflict or f"{repository} changed meanwhile",
-                429: f"the Hub limits the rate; {again}" + (f", in {plural(asked, 'second')}" if asked else ", later"),
+                404: f"the Hub has no {repository} that this token can see: check the name and the token",
+                409: conflict or f"{repository} changed in the meantime: run the same command again",
+                412: conflict or f"{repository} changed in the meantime: run the same command again",
+                429: f"the Hub limits the rate: wait {plural(asked, 'second') if asked else 'a while'}, then {again}",
             }
-            advice = refusals.get(status, f"the Hub failed; {again}" if status >= 500 else "the Hub refused")
+            advice = refusals.get(
+                status, f"the Hub failed: {again}" if status >= 500 else "the Hub refused the request"
+            )
             raise LyricGPTError(f"{advice} (status {status}{f': {said}' if said else ''})") from None
         if isinstance(cause, httpx2.ConnectError):
             raise LyricGPTError(f"the Hub could not be reached ({cause}); {again}") from None
         if isinstance(cause, httpx2.HTTPError):
             raise LyricGPTError(f"the connection to the Hub was lost ({cause}); {again}") from None
-        raise LyricGPTError(f"the upload to {repository} failed: {' '.join(str(cause).split())}") from None
+        raise LyricGPTError(f"the transfer to or from {repository} failed: {' '.join(str(cause).split())}") from None
 
 
 def full_name(repository: str) -> str:
-    """The name of a repository with its owner, who is known to exist and whom the token may write for.
+    """Returns the name of a repository with its owner, after checking that the token may write for that owner.
 
     Raises:
-        LyricGPTError: there is no token, it only reads, or the owner is neither its user nor one of their organisations.
+        LyricGPTError: there is no token, it is read-only, or the owner is neither its user nor one of their organisations.
     """
     with hub_errors(repository):
         account = patiently(HfApi().whoami)
     user = account["name"]
     owner, name = repository.split("/") if "/" in repository else (user, repository)
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise LyricGPTError(f"the token of {user} only reads: use one with write access to {owner}/{name}")
+        raise LyricGPTError(f"the token of {user} is read-only: use one with write access to {owner}/{name}")
     organisations = [organisation["name"] for organisation in account.get("orgs", [])]
     if owner.lower() not in [known.lower() for known in (user, *organisations)]:
-        belongs = f"belongs to {', '.join(organisations)}" if organisations else "belongs to no organisation"
-        raise LyricGPTError(f"there is no organisation {owner} to publish for: the token is of {user}, who {belongs}")
+        belongs = f"is in {', '.join(organisations)}" if organisations else "is in no organisation"
+        raise LyricGPTError(
+            f"you can't publish for {owner}: the token belongs to {user}, who {belongs}. Choose another owner or token"
+        )
     return f"{owner}/{name}"
 
 
 def fetch(repository: str, branch: str, folder: Path) -> None:
-    """Downloads what a branch of a model's repository holds.
+    """Downloads the files on a branch of a model's repository.
 
     Raises:
-        LyricGPTError: what the Hub said, and what to do.
+        LyricGPTError: the Hub refuses; the message says what to do.
     """
     with hub_errors(repository):
         patiently(snapshot_download, repository, revision=branch, local_dir=folder)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # notes of the Hub's client
 
 
 def open_repository(repository: str, private: bool | None, repo_type: str = "model") -> str:
-    """Creates the repository if it is not there; returns its address.
+    """Creates the repository if it does not exist; returns its address.
 
     Args:
-        private: Who may see it; `None` for a repository that is there and stays as it is.
+        private: Whether it is to be private; `None` accepts an existing repository as it is.
 
     Raises:
-        LyricGPTError: it is there, and public where it was to be private, or the other way round.
+        LyricGPTError: it exists and is public instead of private, or the other way round.
     """
     api = HfApi()
     kind = {"repo_type": repo_type, **({"space_sdk": "gradio"} if repo_type == "space" else {})}
-    with hub_errors(repository, conflict=f"the name {repository} was taken just now: choose another, or run it again"):
+    with hub_errors(repository, conflict=f"the name {repository} was taken just now: choose another, or try again"):
         try:
             is_private = patiently(api.repo_info, repository, repo_type=repo_type).private
         except RepositoryNotFoundError:
@@ -162,9 +166,11 @@ def open_repository(repository: str, private: bool | None, repo_type: str = "mod
     if private is None:
         private = is_private
     if private and not is_private:
-        raise LyricGPTError(f"{repository} exists and is public; say --public if that is what you want")
+        raise LyricGPTError(f"{repository} exists and is public; add --public if that is what you want")
     if is_private and not private:
-        raise LyricGPTError(f"{repository} exists and is private; leave --public out, or change it in its settings")
+        raise LyricGPTError(
+            f"{repository} exists and is private; leave out --public, or make it public in its settings on the Hub"
+        )
     return f"{api.endpoint}/{'spaces/' if repo_type == 'space' else ''}{repository}"
 
 
@@ -173,10 +179,10 @@ class Changes:
     """What one commit would change.
 
     Attributes:
-        head: The branch's commit, which the new one names as its parent.
-        changed: Names of files that are sent.
-        stale: Names of files that are deleted.
-        is_tagged: Whether the head has the tag already that it is to get.
+        head: The branch's latest commit, which the new one names as its parent.
+        changed: Names of files to send.
+        stale: Names of files to delete.
+        is_tagged: Whether the head already has the tag that it is to get.
         branches: All branches of the repository.
     """
 
@@ -191,7 +197,7 @@ class Changes:
 
 
 def is_same(path: Path, there: RepoFile) -> bool:
-    """Whether a file is what lies on the Hub, by its checksum."""
+    """Returns whether a file is the same as the one on the Hub, by its checksum."""
     if path.stat().st_size != there.size:
         return False
     if there.lfs is not None:
@@ -201,10 +207,10 @@ def is_same(path: Path, there: RepoFile) -> bool:
 
 
 def compare(folder: Path, repository: str, branch: str, tag: str | None = None, repo_type: str = "model") -> Changes:
-    """Compares a folder with a branch of the Hub, which is begun if it is not there.
+    """Compares a folder with a branch on the Hub, and creates the branch if it does not exist.
 
     Raises:
-        LyricGPTError: the branch holds something of another kind, or the tag stands for something else already.
+        LyricGPTError: the branch holds something of another kind, or another commit already has the tag.
     """
     api = HfApi()
     with hub_errors(repository):
@@ -226,13 +232,13 @@ def compare(folder: Path, repository: str, branch: str, tag: str | None = None, 
     tagged = {ref.name: ref.target_commit for ref in refs.tags}.get(tag)
     if tagged is not None and (changed or stale or tagged != head):
         raise LyricGPTError(
-            f"{repository} has a tag {tag} already, of commit {tagged[:12]}; choose another name for this one"
+            f"{repository} already has a tag {tag}, for commit {tagged[:12]}; choose another name for this one"
         )
     return Changes(repository, repo_type, branch, head, changed, stale, tagged is not None, list(heads))
 
 
 def check_kind(folder: Path, repository: str, repo_type: str, head: str, there: Iterable[str]) -> None:
-    """Makes sure that a model replaces only a model of its own kind, and a Space only an earlier one of this demo.
+    """Makes sure that a model replaces only a model of its own kind, and a Space only an earlier version of this demo.
 
     Raises:
         LyricGPTError: the commit holds something else.
@@ -244,7 +250,7 @@ def check_kind(folder: Path, repository: str, repo_type: str, head: str, there: 
         hf_raise_for_status(answer)
         content = answer.content
     if content is None:
-        holds = f"files that are no {repo_type}"
+        holds = f"files that are not a {repo_type}"
     elif repo_type == "space":
         holds = None if b"LyricGPT" in content else "another Space"
     else:
@@ -255,17 +261,18 @@ def check_kind(folder: Path, repository: str, repo_type: str, head: str, there: 
 
 
 def send(changes: Changes, folder: Path, message: str) -> str:
-    """Makes the commit of such changes, or none where nothing differs; returns the commit that holds the folder's content.
+    """Commits the changes, or nothing if there are none; returns the commit that holds the folder's content.
 
     Raises:
-        LyricGPTError: what the Hub said, and what to do.
+        LyricGPTError: the Hub refuses; the message says what to do.
     """
     if not changes.changed and not changes.stale:
         return changes.head
     operations = [CommitOperationAdd(name, folder / name) for name in changes.changed]
     operations += [CommitOperationDelete(name) for name in changes.stale]
     changed = (
-        f"{changes.repository} was changed by somebody else meanwhile; nothing was committed: look, and run it again"
+        f"somebody else changed {changes.repository} in the meantime, so nothing was committed: look at the change, "
+        "then run the same command again"
     )
     with hub_errors(changes.repository, conflict=changed):
         commit = patiently(
@@ -281,17 +288,19 @@ def send(changes: Changes, folder: Path, message: str) -> str:
 
 
 def add_tag(repository: str, tag: str, commit: str) -> None:
-    """Gives a commit a name.
+    """Tags a commit.
 
     Raises:
-        LyricGPTError: the name was given to another meanwhile, or is none that the Hub allows.
+        LyricGPTError: another commit has been given the tag in the meantime, or the Hub does not allow its name.
     """
-    with hub_errors(repository, conflict=f"{repository} has got a tag {tag} meanwhile; choose another name"):
+    with hub_errors(
+        repository, conflict=f"somebody else gave {repository} a tag {tag} in the meantime; choose another name"
+    ):
         patiently(HfApi().create_tag, repository, tag=tag, revision=commit)
 
 
 def set_variable(space: str, key: str, value: str) -> None:
-    """Gives a Space an environment variable, unless it has it already: each change starts the Space anew."""
+    """Sets an environment variable of a Space, unless it has that value already, because each change restarts the Space."""
     with hub_errors(space):
         there = patiently(HfApi().get_space_variables, space)
         if key not in there or there[key].value != value:
@@ -299,6 +308,6 @@ def set_variable(space: str, key: str, value: str) -> None:
 
 
 def has_secret(space: str, key: str) -> bool:
-    """Whether a Space has been given a secret of that name; what it is, the Hub tells nobody."""
+    """Returns whether a Space has a secret of that name. (The Hub shows its value to nobody.)"""
     with hub_errors(space):
         return key in patiently(HfApi().get_space_secrets, space)

@@ -1,11 +1,12 @@
-"""What a published run tells of its user: it is listed, what names people or machines is taken out, and secrets are refused.
+"""Protects the user of a published run: lists what it reveals, removes names of people and machines, and refuses secrets.
 
 Notable:
-- Words of songs, and names of artists and titles, are published as they are: they are what the model was made of. In every
-  other field of a record a path becomes its last part, a user's name `user` and a machine's name `host`.
-- Then all files are looked through once more, whoever wrote them: each must be what its name says, and hold neither a
-  private key, an access token (songs included) nor a path, user or machine. What is found is refused, and not shown.
-- detect-secrets knows the tokens of many services; it is asked for those whose tokens cannot be mistaken for words.
+- Words of songs, and names of artists and titles, are published as they are, because the model was made from them. In every
+  other field of a record, a path becomes its last part, a user's name becomes `user`, and a machine's name becomes `host`.
+- Then all files are checked once more, whoever wrote them. Each must be what its name says. None may contain a private key
+  or an access token, not even in a song, or (outside of songs) a path, user or machine. If a file fails, nothing is sent,
+  and the message does not show what was found.
+- detect-secrets knows the tokens of many services. Only the detectors whose tokens cannot be mistaken for words are used.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from ..model.folder import todays_code
 from ..record_types import About, change_fields
 from ..wording import plural, shown
 
-# Names that say nothing of who a user is, or which machine it is.
+# Names that do not identify a user or a machine.
 COMMON_NAMES = frozenset((
     "root", "user", "ubuntu", "debian", "admin", "administrator", "runner", "jovyan", "home", "localhost", "docker", "app", "colab",
     "nobody", "guest", "vagrant", "workspace", "host", "main", "ec2-user", "local", "sample", "lyricgpt", "csv", "tsv", "txt",
@@ -50,7 +51,7 @@ DETECTORS = {
     "slack": "SlackDetector", "square_oauth": "SquareOAuthDetector", "stripe": "StripeDetector",
     "telegram_token": "TelegramBotTokenDetector", "twilio": "TwilioKeyDetector",
 }  # fmt: skip
-# What it does not know, by the letters that such tokens begin with: whatever may stand before them.
+# Tokens that detect-secrets does not know, found by their first letters, whatever comes before them.
 OTHER_SECRETS = re.compile(
     r"(?:hf|api_org|npm|gsk|r8|ntn|lin_api|gh[opsur])_[A-Za-z0-9]{28,}|(?:github_pat|figd|wandb_v1|sntrys|dckr_pat)_[\w-]{20,}|"
     r"AIza[0-9A-Za-z_-]{35}|(?:ya29|hvs|hvb|dp\.pt|dp\.st)\.[\w-]{20,}|GOCSPX-[\w-]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|"
@@ -74,9 +75,8 @@ RUN_FIELDS = {
     "data_license": About.DATA, "sample_prompt": About.WORDS,
 }  # fmt: skip
 LONGEST_SHOWN = 60
-LONGEST_SECRET = (
-    1000  # characters; longer lines are searched in parts, for a detector may take the square of a line's time
-)
+# In characters. Longer lines are searched in parts, because a detector's time may grow with the square of a line's length.
+LONGEST_SECRET = 1000
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -85,21 +85,22 @@ LONGEST_SECRET = (
 
 @dataclass
 class Machine:
-    """What must not be told of this machine.
+    """What must not be published about this machine.
 
     Attributes:
-        places: Folders that nobody else has.
-        users: What whoever works here is called.
-        hosts: What the machine is called.
+        places: Paths of folders that only this machine has.
+        users: Names of whoever works here.
+        hosts: Names of the machine.
+        public: Names on the Hub, which stay as they are.
     """
 
     places: list[str]
     users: list[str]
     hosts: list[str]
-    public: frozenset[str] = frozenset()  # names on the Hub, which stay as they are
+    public: frozenset[str] = frozenset()
 
     def clean(self, text: str) -> str:
-        """A text of a record without paths, users and hosts."""
+        """Returns a text of a record without paths, users and hosts."""
         if text in self.public:
             return text
         text = PureWindowsPath(text).name or text if WHOLE_PATH.fullmatch(text) else text
@@ -113,7 +114,7 @@ class Machine:
     @staticmethod
     @functools.lru_cache
     def _pattern(names: tuple[str, ...]) -> re.Pattern:
-        """Such a name between what is no letter, or in camel case: `zelda_2`, `ZELDA2`, `zeldaSongs`, `mySongsOfZelda`."""
+        """Returns a pattern for names that no letter touches, or in camel case: `zelda_2`, `zeldaSongs`, `mySongsOfZelda`."""
         alone = "|".join(map(re.escape, names)) or "(?!)"
         camel = "|".join(re.escape(name[:1].upper() + name[1:].lower()) for name in names) or "(?!)"
         lower = "|".join(re.escape(name.lower()) for name in names) or "(?!)"
@@ -125,7 +126,7 @@ class Machine:
         return self._pattern(tuple(names))
 
     def found_in(self, text: str) -> str | None:
-        """What a text tells of this machine, as a message may call it; None if nothing."""
+        """Returns what a text reveals about this machine, in words for a message; None if nothing."""
         if any(re.search(rf"(?<![\w.-]){re.escape(place)}[\\/]", text) for place in self.places) or HOME.search(text):
             return "a path of this machine"
         users, hosts = (rf"(?:{self._words(names).pattern})" for names in (self.users, self.hosts))
@@ -136,10 +137,10 @@ class Machine:
 
 
 def this_machine(run: Path, named: Iterable[str | None] = ()) -> Machine:
-    """The machine that a run is published from.
+    """Returns the machine that a run is published from.
 
     Args:
-        named: Paths in the run's configuration: where its data lay is told to nobody.
+        named: Paths in the run's configuration. Their folders are private, too.
     """
     places = {
         run.resolve(),
@@ -150,7 +151,7 @@ def this_machine(run: Path, named: Iterable[str | None] = ()) -> Machine:
         Path.home().resolve(),
     }
     users = {Path.home().name, *(os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME"))}
-    with contextlib.suppress(KeyError, OSError):  # (a number may have no name)
+    with contextlib.suppress(KeyError, OSError):  # the user id may have no name
         users.add(getpass.getuser())
     hosts = {
         socket.gethostname(),
@@ -173,16 +174,16 @@ def this_machine(run: Path, named: Iterable[str | None] = ()) -> Machine:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Telling it
+# What is revealed
 
 
 @dataclass
 class Told:
-    """What would be published of the user, field by field.
+    """What would be published about the user, field by field.
 
     Attributes:
-        fields: File, place in it, and value.
-        changes: File, place in it, the value that the run has, and the one that is sent.
+        fields: For each field: the file, the place in it, and the value.
+        changes: For each changed field: the file, the place in it, the value in the run, and the value to send.
     """
 
     machine: Machine
@@ -190,7 +191,7 @@ class Told:
     changes: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     def change(self, name: str, place: str, value: Any, about: About) -> Any:
-        """A field as it may be sent; what it tells, and what was taken out, is noted."""
+        """Returns a field as it may be sent; notes what it reveals and what was changed."""
         sent = self.machine.clean(value) if isinstance(value, str) and about is not About.WORDS else value
         if sent != value:
             self.changes.append((name, place, value, sent))
@@ -199,16 +200,16 @@ class Told:
         return sent
 
     def record(self, name: str, value: Any, kind: Any) -> Any:
-        """A record as it may be sent; `kind` is its type."""
+        """Returns a record as it may be sent; `kind` is its type."""
         return change_fields(value, kind, functools.partial(self.change, name))
 
     def settings(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
-        """A run's configuration as it may be sent."""
+        """Returns a run's configuration as it may be sent."""
         return values | {key: self.change(name, key, values[key], about) for key, about in RUN_FIELDS.items()}
 
     def describe(self) -> Iterator[str]:
-        """Lines of all of it; of many fields that differ in a number only the first and the last value."""
-        yield "it tells of your machine and your data:"
+        """Yields lines that list all of it. Of many fields that differ only in a number, lists the first and the last value."""
+        yield "these fields say something about your machine and your data:"
         groups: dict[tuple[str, str], list[Any]] = {}
         for name, place, value in self.fields:
             groups.setdefault((name, re.sub(r"\[\d+\]", "[*]", place)), []).append(value)
@@ -217,13 +218,13 @@ class Told:
             text = ", ".join(one) if len(one) <= 3 else f"{one[0]} … {one[-1]} ({len(one):,} values)"
             yield f"  {name}: {place.removeprefix('[*].')}: {text}"
         if self.changes:
-            yield "taken out, and not sent:"
+            yield "these are changed before they are sent:"
         for name, place, value, sent in self.changes:
             yield f"  {name}: {place}: {cut(value)} is sent as {cut(sent)}"
 
 
 def cut(value: Any) -> str:
-    """A value in one short line."""
+    """Returns a value in one short line."""
     if not isinstance(value, str):
         return f"{value:,.6g}" if isinstance(value, float) else f"{value}"
     text = shown(value)
@@ -233,24 +234,24 @@ def cut(value: Any) -> str:
 
 
 def without_words(value: Any, kind: Any) -> Any:
-    """A record in which an x stands for each text of songs."""
+    """Returns a record with an x in place of each text of songs."""
     return change_fields(value, kind, lambda place, value, about: "x" if about is About.WORDS else value)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Looking through what is sent
+# Checking what is sent
 
 
 @functools.cache
 def detectors() -> list[Any]:
-    """detect-secrets' plugins."""
+    """Returns the plugins of detect-secrets."""
     return [
         getattr(importlib.import_module(f"detect_secrets.plugins.{name}"), kind)() for name, kind in DETECTORS.items()
     ]
 
 
 def find_secret(text: str) -> str | None:
-    """What kind of secret a text holds, if any."""
+    """Returns what kind of secret a text contains; None if it contains none."""
     if (token := get_token()) and token in text:
         return "your Hugging Face token"
     if OTHER_SECRETS.search(text):
@@ -265,7 +266,7 @@ def find_secret(text: str) -> str | None:
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """Every string of a value of JSON, keys too."""
+    """Yields every string in a JSON value, including the keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -274,10 +275,10 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 def read_as_said(path: Path) -> str:
-    """A file's text, checked to be what its name says; of weights and pictures what they hold besides.
+    """Returns a file's text, after checking that it is what its name says; of weights and pictures, returns the metadata.
 
     Raises:
-        LyricGPTError: it is something else.
+        LyricGPTError: it is something else, or of a kind that is not sent.
     """
     try:
         if path.suffix == ".png":
@@ -289,12 +290,12 @@ def read_as_said(path: Path) -> str:
                 return json.dumps([file.metadata(), *file.keys()])
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            return "\n".join(strings_in(json.loads(text)))  # decoded: an escape would hide what it stands before
+            return "\n".join(strings_in(json.loads(text)))  # decoded, because an escape would hide a secret after it
         if path.suffix == ".jsonl":
             return "\n".join(strings_in([json.loads(line) for line in text.removesuffix("\n").split("\n")]))
         if path.suffix == ".yaml":
             if not isinstance(values := yaml.safe_load(text), dict):
-                raise ValueError("it holds no settings")
+                raise ValueError("it contains no settings")
             return "\n".join((text, *strings_in(values)))
         if path.suffix not in (".yaml", ".md", ".txt", ".py", ".css"):
             raise ValueError("files of this kind are not sent")
@@ -307,25 +308,23 @@ def read_as_said(path: Path) -> str:
         yaml.YAMLError,
         Image.DecompressionBombError,
     ) as error:
-        raise LyricGPTError(
-            f"{path.name} is not what its name says ({shown(str(error), 200)}); nothing was sent"
-        ) from None
+        raise LyricGPTError(f"{path.name} can't be published ({shown(str(error), 200)}); nothing was sent") from None
     return text
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is this project's code, byte for byte, and so tells of no machine."""
+    """Returns whether a file is this project's code, byte for byte, and so reveals nothing about this machine."""
     return path.suffix == ".py" and path.read_bytes() in todays_code().values()
 
 
 def check_private(folder: Path, machine: Machine, only_words: dict[str, str] | None = None) -> None:
-    """Makes sure that each file is what it says, and that none holds a secret or something of this machine.
+    """Makes sure that each file is what its name says, and that none contains a secret or something about this machine.
 
     Args:
-        only_words: Texts in which something of this machine is looked for instead, by the names of files that hold songs.
+        only_words: For files with songs, by name: their text without the songs, to search for paths, users and machines.
 
     Raises:
-        LyricGPTError: the first file that does; what was found is not in the message.
+        LyricGPTError: a file fails; the message names the file, but does not show what was found.
     """
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         text = read_as_said(path)
@@ -333,5 +332,6 @@ def check_private(folder: Path, machine: Machine, only_words: dict[str, str] | N
         found = find_secret(text) or machine.found_in(told)
         if found:
             raise LyricGPTError(
-                f"{path.name} would hold {found}; nothing was sent. Take it out of the run folder, or of the songs"
+                f"{path.name} would contain {found}, so nothing was sent. Remove it from the run folder, or from the songs "
+                "and train again"
             )

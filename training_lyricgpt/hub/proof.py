@@ -1,6 +1,6 @@
 """Proves that a published model loads: in a fresh process that cannot import this project and has an empty cache.
 
-It computes logits of a text, which are compared with this process's.
+That process computes logits for a text, and they are compared with those of this process.
 """
 
 import json
@@ -18,15 +18,15 @@ from ..model.loading import load_run
 from ..model.stock import TOLERANCE
 
 PROGRAM = Path(__file__).with_name("proof_program.py")
-# Where a cache may lie besides HF_HOME.
+# Variables besides HF_HOME that can point to a cache.
 CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_MODULES_CACHE", "HF_XET_CACHE")
 
 
 def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> str:
-    """Loads a published model in a fresh process and compares it with the run; returns what it sang.
+    """Loads a published model in a fresh process and compares it with the run; returns a song that it wrote.
 
     Args:
-        trust: Whether the code beside the weights may run; the stock needs none.
+        trust: Whether the code beside the weights may run. A stock model has none.
 
     Raises:
         LyricGPTError: it does not load, or does not compute the same.
@@ -37,7 +37,7 @@ def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> s
     with torch.no_grad():
         logits = model(ids).logits[0, -1]
     with tempfile.TemporaryDirectory(prefix="lyricgpt-proof-") as home:
-        # An empty HF_HOME leaves every cache out of the way.
+        # With an empty HF_HOME and without these variables, no cache is used.
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PYTHON") and name not in CACHES
         }
@@ -56,12 +56,12 @@ def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> s
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(result.stderr)
         said = (result.stderr.strip().splitlines() or [f"it ended with status {result.returncode}"])[-1]
-        again = "; if the network failed, run the same command again: it only loads it then" if revision else ""
-        raise LyricGPTError(f"{source} does not load in a fresh process: {said} (more in {log}){again}")
+        again = "; if the network failed, run the same command again, which only repeats this check" if revision else ""
+        raise LyricGPTError(f"{source} does not load in a fresh process: {said} (details in {log}){again}")
     proof = json.loads(result.stdout.splitlines()[-1])
     difference = (torch.tensor(proof["logits"]) - logits).abs().max() / logits.abs().max()
     if proof["ids"] != ids[0].tolist() or not difference <= TOLERANCE:
         raise LyricGPTError(
-            f"{source} loads, but computes something else (logits differ by {difference:.1e} of the largest)"
+            f"{source} loads, but gives other results than {run} (logits differ by {difference:.1e} of the largest)"
         )
     return proof["song"]

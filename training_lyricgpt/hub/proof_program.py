@@ -1,4 +1,4 @@
-"""Loads a published model as a stranger would, and prints what it computes: a program of its own, run by `proof` with `-I`.
+"""Loads a published model as a stranger would, and prints what it computes. `proof` runs this file as a program, with `-I`.
 
 python -I proof_program.py SOURCE REVISION trust|"" TEXT
 """
@@ -25,7 +25,7 @@ def main(source: str, revision: str, trust: str, text: str) -> None:
         song = write("", max_new_tokens=min(60, model.config.max_position_embeddings // 2))[0]["generated_text"]
     except Exception as error:
         traceback.print_exc()
-        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")  # the last line says it all
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")  # `proof` shows this last line
     print(json.dumps({"ids": ids[0].tolist(), "logits": logits, "song": song}))
 
 

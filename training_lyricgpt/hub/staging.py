@@ -1,8 +1,8 @@
-"""Writes what is sent of a run, its stock model and the demo into folders, and makes sure that they hold nothing else.
+"""Writes the files to send (a run, its stock model, the demo) into folders, and checks that they contain nothing else.
 
 Notable:
-- Nothing of a run folder is copied: records are read, checked and written anew, without paths and names of this machine
-  (`privacy`); pictures are drawn, weights saved, and the code is this project's own.
+- No file of a run folder is copied. Records are read, checked and written again without paths and names of this machine
+  (`privacy`), pictures are drawn again, weights are saved again, and the code is this project's own.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from .commits import fetch
 from .privacy import Told, check_private, strings_in, this_machine, without_words
 
 NEEDED = ("config.json", "run.yaml", METRICS, "corpus.json")
-# Of config.json, besides the model's own: what transformers notes.
+# Keys that transformers adds to config.json.
 NEUTRAL_KEYS = {"architectures", "auto_map", "model_type", "transformers_version", "torch_dtype", "rope_theta"}
 STOCK_BRANCH = "native"
 SPACE = Path(__file__).resolve().parents[2] / "space"
@@ -42,7 +42,7 @@ SPACE_FILES = ("README.md", "app.py", "requirements.txt", "songs.py", "style.css
 
 
 def shareable_settings(values: dict[str, Any], public: frozenset[str]) -> dict[str, Any]:
-    """A run's configuration with file names in place of paths; `public` are its names on the Hub."""
+    """Returns a run's configuration with file names in place of paths; names on the Hub, which are in `public`, stay."""
     names = {
         name: PureWindowsPath(values[name]).name or "run"
         for name in ("dataset", "validation_file", "output_dir", "init_from")
@@ -54,20 +54,20 @@ def shareable_settings(values: dict[str, Any], public: frozenset[str]) -> dict[s
 def stage(
     run: Path, repository: str, folder: Path, stock: str | None = None
 ) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer, Told]:
-    """Writes into `folder` what is sent of a run; returns its model and tokenizer, and what it tells of its user.
-
-    Nothing of the run folder is copied: records are read, checked and written anew, pictures drawn, weights saved.
+    """Writes the files of a run to send into `folder`; returns its model and tokenizer, and what they reveal about its user.
 
     Args:
-        stock: Branch that will hold the same weights as a stock architecture, for the card to name.
+        stock: Branch that will hold the stock model, for the card to name.
 
     Raises:
-        LyricGPTError: the run is not finished enough, or what would be sent is not what it should be.
+        LyricGPTError: the run is incomplete, or what would be sent is not what it should be.
     """
     check_links(run)
     missing = [name for name in NEEDED if not (run / name).exists()]
     if missing:
-        raise LyricGPTError(f"{run} is not a run that can be published: it has no {', '.join(missing)}")
+        raise LyricGPTError(
+            f"{run} is not a run that can be published: it has no {', '.join(missing)}; check the path, or train it first"
+        )
     model, tokenizer = load_run(str(run))
     corpus, rows = read_record(run / "corpus.json", Corpus), read_metrics(run)
     if not rows:
@@ -78,7 +78,7 @@ def stage(
     args, step = load_arguments(run / "run.yaml"), best_evaluation(rows)["step"]
     environment = read_environment(run)
     machine = this_machine(run, (args.dataset, args.validation_file, args.init_from, args.output_dir))
-    if PureWindowsPath(args.output_dir).name in ("", ".."):  # what it is called must be known before it is cleaned
+    if PureWindowsPath(args.output_dir).name in ("", ".."):  # resolve such a path before its folders are removed
         args = args.replace(output_dir=str(run.resolve()))
     whole = Records(args, corpus, rows, model.config, read_quality(run, step), read_songs(run, step), environment, True)
     machine.public = frozenset(
@@ -113,7 +113,7 @@ def stage(
 
 
 def texts_but_for_songs(sent: Records, repository: str, stock: str | None) -> dict[str, str]:
-    """The files that hold songs, by name, with an x in place of each: what else they hold may not tell of a machine."""
+    """Returns the texts of the files with songs, by name, with an x in place of each song, to check only the rest."""
     bare = dataclasses.replace(
         sent,
         corpus=without_words(sent.corpus, Corpus),
@@ -134,48 +134,52 @@ def texts_but_for_songs(sent: Records, repository: str, stock: str | None) -> di
 
 
 def check_model(run: Path, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, alphabet: str) -> None:
-    """Makes sure that weights are finite, and that tokenizer, configuration and corpus belong together.
+    """Makes sure that the weights are finite, and that tokenizer, configuration and corpus belong together.
 
     Raises:
-        LyricGPTError: what is wrong.
+        LyricGPTError: something is wrong; the message says what.
     """
     check_finite(model, str(run))
     if tokenizer.alphabet != alphabet:
         raise LyricGPTError(
-            f"{run}: the tokenizer's alphabet is not the one of corpus.json; they do not belong together"
+            f"{run}: tokenizer.json and corpus.json have different alphabets, so one is not from this run; restore it"
         )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         ours, theirs = getattr(model.config, name), getattr(tokenizer, name)
         if ours != theirs:
-            raise LyricGPTError(f"{run}: {name} is {ours} in config.json and {theirs} in the tokenizer")
+            raise LyricGPTError(
+                f"{run}: {name} is {ours} in config.json and {theirs} in the tokenizer; restore the file that was changed"
+            )
 
 
 def check_sent_code(folder: Path) -> None:
-    """Makes sure that the code that others will trust is this project's, byte for byte, and is found beside the weights.
+    """Makes sure that the code to send is this project's, byte for byte, and that transformers finds it beside the weights.
 
     Raises:
-        LyricGPTError: the first file that is not.
+        LyricGPTError: a file fails; the message names it.
     """
     check_code(folder)
     ours = todays_code()
     sent = {path.name: path.read_bytes() for path in folder.glob("*_lyricgpt.py")}
     for name in sorted(ours.keys() | sent.keys()):
         if ours.get(name) != sent.get(name):
-            raise LyricGPTError(f"{name} would not be sent as it is in this project; nothing was sent")
+            raise LyricGPTError(f"{name} differs from this project's code; nothing was sent")
     for name in ("config.json", "tokenizer_config.json"):
         if not read_settings(folder / name).get("auto_map"):
-            raise LyricGPTError(f"{name} names no code, so nobody would find it; nothing was sent")
+            raise LyricGPTError(
+                f"{name} has no auto_map, so transformers would not find the model's code; nothing was sent"
+            )
     if strange := read_settings(folder / "config.json").keys() - ModelSettings.__annotations__.keys() - NEUTRAL_KEYS:
-        raise LyricGPTError(f"config.json has a key {min(strange)!r}, which LyricGPT does not know; delete it there")
+        raise LyricGPTError(f"config.json has a key {min(strange)!r} that LyricGPT does not know; delete that key")
 
 
 def stage_stock(
     run: Path, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, repository: str, folder: Path
 ) -> None:
-    """Writes into `folder` the stock model of the same weights; its card says how it is loaded.
+    """Writes the stock model into `folder`, with a card that says how to load it.
 
     Raises:
-        LyricGPTError: there is none that computes exactly the same.
+        LyricGPTError: no stock model gives the same results.
     """
     windows, machine = comparison_windows(model, text_to_compare(str(run), model, tokenizer)[0]), this_machine(run)
     known = (model, tokenizer, machine.clean(run.resolve().name), windows.numel())
@@ -184,9 +188,9 @@ def stage_stock(
 
 
 def stage_space(run: Path, folder: Path) -> None:
-    """Writes into `folder` what is sent of the demo: the files of `space/` as they are."""
+    """Writes the files of the demo into `folder`: those of `space/`, as they are."""
     if not SPACE.is_dir():
-        raise LyricGPTError("the demo's files lie in LyricGPT's repository alone: push --space from a clone of it")
+        raise LyricGPTError("the demo's files are only in LyricGPT's repository: use --space in a clone of it")
     folder.mkdir()
     for name in SPACE_FILES:
         shutil.copyfile(SPACE / name, folder / name)
@@ -194,14 +198,16 @@ def stage_space(run: Path, folder: Path) -> None:
 
 
 def refresh(repository: str, branch: str, folder: Path) -> None:
-    """Fetches a published model into `folder`, and puts today's code in place of the code that it was published with.
+    """Downloads a published model into `folder`, and replaces the code that it was published with.
 
     Raises:
-        LyricGPTError: it cannot be fetched, or is no LyricGPT model.
+        LyricGPTError: it cannot be downloaded, or is not a LyricGPT model.
     """
     fetch(repository, branch, folder)
     if read_settings(folder / "config.json").get("model_type") != "lyricgpt":
-        raise LyricGPTError(f"{repository} holds no LyricGPT model on its branch {branch}: there is no code to refresh")
+        raise LyricGPTError(
+            f"{repository} has no LyricGPT model on its branch {branch}, so there is no code to refresh; check the name"
+        )
     for path in folder.glob("*_lyricgpt.py"):
         path.unlink()
     for name, content in todays_code().items():
