@@ -13,7 +13,7 @@ AutoConfig.register(LyricGPTConfig.model_type, LyricGPTConfig)
 AutoModel.register(LyricGPTConfig, LyricGPTModel)
 AutoModelForCausalLM.register(LyricGPTConfig, LyricGPTForCausalLM)
 
-# From here on `save_pretrained` copies the two code files and writes the `auto_map` that finds them.
+# From here on, `save_pretrained` copies the code files and writes the `auto_map` that finds them.
 LyricGPTConfig.register_for_auto_class()
 LyricGPTModel.register_for_auto_class("AutoModel")
 LyricGPTForCausalLM.register_for_auto_class("AutoModelForCausalLM")

@@ -1,10 +1,12 @@
-"""The differences between releases of transformers, looked up in one place.
+"""All differences between releases of transformers, in one place.
 
 Notable:
 - The model runs on every minor release from `OLDEST` to `NEWEST`. The other files use only names that all of them have.
-- Up to 5.23 the cache of keys and values is called `past_key_values`; from 5.24 on it is called `cache`. The model accepts both.
-- Importing this file fails on an older release. On a newer one, the model raises an error where it cannot be right, and the
-  error names the release and what works. If the model overlooked a cache, it would write a wrong song silently.
+- Up to 5.23, the cache of keys and values is called `past_key_values`. From 5.24 on, it is called `cache`. The model
+  accepts both names.
+- Importing this file fails on a release before `OLDEST`. On one after `NEWEST`, the model raises an error if it can't
+  give the right result, and the error names the release and what works. Otherwise the model could overlook a cache and
+  silently write a wrong song.
 
 When a new release renames something, this is the file to change.
 """
@@ -29,11 +31,11 @@ logger = transformers.utils.logging.get_logger(__name__)
 
 
 def unsupported(problem: str) -> str:
-    """The one line that says what cannot work in this release of transformers, and what does."""
+    """Returns an error message that says what doesn't work in this release of transformers, and what does."""
     return (
         f"{problem} (this is transformers {RELEASE}; LyricGPT's code was tested with {OLDEST} to {NEWEST}). Install one of "
-        f"those: pip install 'transformers>={OLDEST},<{BEYOND}'. Or load the stock copy, which needs no code of ours "
-        "(revision='native'; classic from transformers 4.28 on, modern from 4.51)"
+        f"those: pip install 'transformers>={OLDEST},<{BEYOND}'. Or load the stock model with revision='native', which needs "
+        "none of LyricGPT's code (classic from transformers 4.28 on, modern from 4.51)"
     )
 
 
@@ -43,7 +45,7 @@ if Version(OLDEST) > RELEASE:
 
 @contextmanager
 def names_of_every_release() -> Iterator[None]:
-    """Wraps imports from transformers, so that a name that a newer release has dropped is reported by `unsupported`."""
+    """Wraps imports from transformers. If a newer release has dropped a name, the error says so (see `unsupported`)."""
     try:
         yield
     except ImportError as error:
@@ -51,7 +53,10 @@ def names_of_every_release() -> Iterator[None]:
 
 
 def find(*places: str) -> Any:
-    """The first of some `module:name` or `module:class.method` of transformers that this release has.
+    """Returns the first of `places` that this release of transformers has.
+
+    Args:
+        places: `module:name` or `module:class.method`.
 
     Raises:
         ImportError: it has none of them.
@@ -62,7 +67,7 @@ def find(*places: str) -> Any:
             return attrgetter(name)(import_module(f"transformers.{module}"))
         except (ImportError, AttributeError):
             continue
-    raise ImportError(unsupported(f"transformers.{places[0].replace(':', '.')} is not there"))
+    raise ImportError(unsupported(f"transformers.{places[0].replace(':', '.')} doesn't exist"))
 
 
 # Methods that the model needs. Without this check it would fail in the middle of a song.
@@ -73,17 +78,17 @@ find("modeling_utils:PreTrainedModel.post_init")
 
 PreTrainedConfig = find("configuration_utils:PreTrainedConfig", "configuration_utils:PretrainedConfig")
 
-# Before 5.2 one decorator collected hidden states and filled in the configuration's defaults.
+# Before 5.2, one decorator collected hidden states and filled in the configuration's defaults.
 capture_outputs = find("utils.output_capturing:capture_outputs", "utils.generic:check_model_inputs")
 if capture_outputs.__name__ == "check_model_inputs":
 
     def merge_with_config_defaults(forward: Callable) -> Callable:
-        """Nothing to add to `check_model_inputs`."""
+        """Does nothing, because `check_model_inputs` has done it."""
         return forward
 else:
     merge_with_config_defaults = find("utils.generic:merge_with_config_defaults")
 
-# Since 5.0 these functions leave weights alone that a checkpoint has filled. In 4.57 transformers does that itself.
+# Since 5.0, these functions skip weights that were loaded from a checkpoint. In 4.57, transformers does that itself.
 with names_of_every_release():
     init = import_module("transformers.initialization") if RELEASE.major >= 5 else torch.nn.init
 
@@ -91,11 +96,11 @@ with names_of_every_release():
 
 Cache = find("cache_utils:Cache")
 _output_fields = {field.name: str(field.type) for field in fields(find("modeling_outputs:BaseModelOutputWithPast"))}
-# Its name in this release, in outputs and in calls.
+# What this release calls the cache, in outputs and in calls.
 CACHE_NAME = next((name for name, kind in _output_fields.items() if "Cache" in kind), "past_key_values")
 CACHE_NAMES = tuple(dict.fromkeys(("past_key_values", "cache", CACHE_NAME)))
 
-# Since 5.15 a cache can always remove the characters of a rejected draft again.
+# Since 5.15, a cache can always remove the characters of a rejected draft again.
 _take_back = getattr(find("cache_utils:DynamicLayer"), "crop", None)
 CACHE_TAKES_BACK = _take_back is not None and "tokens_to_remove" in inspect.signature(_take_back).parameters
 
@@ -114,18 +119,18 @@ KNOWN_KEYWORDS = {
 
 
 def holds_cache(value: Any) -> bool:
-    """Whether an argument is a cache of keys and values, of today's kind or the tuples of tensors of old."""
+    """Returns whether an argument is a cache of keys and values, either an object or the older tuples of tensors."""
     if isinstance(value, tuple):
         return bool(value) and isinstance(value[0], tuple)
     return isinstance(value, Cache) or hasattr(value, "get_seq_length")
 
 
 def take_cache(keywords: dict[str, Any], past_key_values: Any = None, cache: Any = None) -> Any:
-    """The one cache that a call passes: by one of its two names, or taken out of `keywords`.
+    """Returns the cache that a call passes under any of its names, and removes it from `keywords`.
 
     Raises:
         ValueError: two caches are given.
-        RuntimeError: a keyword that the model does not know holds a cache, and without it the song would be wrong.
+        RuntimeError: an unknown keyword holds a cache. Without that cache, the song would be wrong.
     """
     if past_key_values is not None and CACHE_NAME != "past_key_values":
         warnings.warn(f"`past_key_values` is deprecated: use `{CACHE_NAME}`", FutureWarning, stacklevel=3)
@@ -146,23 +151,23 @@ def warn_once(message: str) -> None:
 
 
 def warn_of_unknown(keywords: dict[str, Any]) -> None:
-    """Warns once of each keyword that the model does not know and therefore ignores."""
+    """Warns once about each keyword that the model does not know and therefore ignores."""
     for name in keywords.keys() - KNOWN_KEYWORDS:
         warn_once(f"the model does not know {name!r} and ignores it")
 
 
 def check_mask(attention_mask: Any, cached: int | torch.Tensor, new: int) -> None:
-    """Compares the mask of a call with the `new` characters that it passes and those that are `cached`.
+    """Checks that the mask of a call covers the `cached` characters and the `new` ones.
 
     Raises:
-        ValueError: the mask `(B, T)` has another length: a cache got lost, or the mask belongs to another call.
+        ValueError: the mask `(B, T)` has another length. A cache got lost, or the mask belongs to another call.
     """
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2 or not isinstance(cached, int):
-        return  # a static cache counts on the device: reading it there would cost a synchronisation each step
+        return  # a static cache counts on the device, and reading that would cost a synchronisation at each step
     if attention_mask.shape[1] != cached + new:
         raise ValueError(
             unsupported(
-                f"attention_mask is about {attention_mask.shape[1]} characters, but {cached} are cached and {new} were passed"
+                f"attention_mask covers {attention_mask.shape[1]} characters, but {cached} are cached and {new} were passed"
             )
         )
 
@@ -170,27 +175,30 @@ def check_mask(attention_mask: Any, cached: int | torch.Tensor, new: int) -> Non
 def update_cache(
     cache: Any, key: torch.Tensor, value: torch.Tensor, layer_idx: int, positions: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adds keys and values at `positions` `(T,)` to a layer of the cache; returns all that the layer sees."""
+    """Adds keys and values at `positions` `(T,)` to a layer of the cache. Returns all those that the layer sees."""
     if _update_takes_positions:  # before 5.4
         return cache.update(key, value, layer_idx, {"cache_position": positions})
     return cache.update(key, value, layer_idx)
 
 
 def empty_cache(cache: Any) -> None:
-    """Makes a cache forget all that it holds."""
+    """Empties a cache."""
     cache.reset()
-    if left := cache.get_seq_length():  # before 5.18 `reset` leaves a growing cache as long as it was
+    if left := cache.get_seq_length():  # before 5.18, `reset` does not shorten a growing cache
         cache.crop(-left)
 
 
 def cache_for_masks(cache: Any, positions: torch.Tensor) -> dict[str, Any]:
-    """How a cache, and the index `(T,)` of each new column in it, are passed to transformers' makers of masks.
+    """Returns the arguments with which transformers' mask functions take a cache and its new columns.
+
+    Args:
+        positions: Index of each new column in the cache, `(T,)`.
 
     Raises:
-        RuntimeError: they take it by a name that is not known.
+        RuntimeError: they take the cache under an unknown name.
     """
     if _cache_in_masks is None:
-        raise RuntimeError(unsupported("create_causal_mask takes no cache by a name that is known"))
+        raise RuntimeError(unsupported("create_causal_mask takes the cache under an unknown name"))
     arguments = {_cache_in_masks: cache}
     if "cache_position" in _mask_arguments:  # before 5.9
         arguments["cache_position"] = positions
@@ -201,7 +209,7 @@ def cache_for_masks(cache: Any, positions: torch.Tensor) -> dict[str, Any]:
 
 
 def arguments_by_name(function: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """The arguments of a call by name, in one dictionary, those of the function's `**kwargs` and its defaults included."""
+    """Returns the arguments of a call by name, including those in the function's `**kwargs` and its defaults."""
     call = inspect.signature(function).bind(*args, **kwargs)
     call.apply_defaults()
     arguments = dict(call.arguments)
@@ -213,7 +221,7 @@ def arguments_by_name(function: Callable, args: tuple, kwargs: dict) -> dict[str
 
 @lru_cache
 def declared_names(function: Callable) -> frozenset[str]:
-    """The names of a function's parameters."""
+    """Returns the names of a function's parameters."""
     return frozenset(inspect.signature(function).parameters)
 
 
@@ -230,7 +238,7 @@ def refuse_unknown_tensors(forward: Callable, model_inputs: dict[str, Any]) -> N
 
 
 def has_global_hooks() -> bool:
-    """Whether hooks are registered for all modules at once. If torch no longer tells, the answer is yes."""
+    """Returns whether hooks are registered for all modules at once. If torch no longer tells, returns True."""
     return getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: True)()
 
 

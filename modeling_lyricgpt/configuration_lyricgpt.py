@@ -1,9 +1,9 @@
 """Configuration of LyricGPT: one class, two variants.
 
 Notable:
-- `variant="classic"` is the published character GPT: learned positions, LayerNorm, ReLU, dropout 0.2.
-- `variant="modern"` is what the field does now: rotary positions, RMSNorm, query/key norm, SwiGLU, a sliding window.
-- Whatever a field leaves at `None` is filled in from the variant, so that `LyricGPTConfig(variant="modern")` is complete.
+- `variant="classic"` is the original notebook's character GPT: learned positions, LayerNorm, ReLU, dropout 0.2.
+- `variant="modern"` is a current design: rotary positions, RMSNorm, query/key norm, SwiGLU, a sliding window.
+- A field that is `None` gets the variant's default, so `LyricGPTConfig(variant="modern")` is complete.
 - nanoGPT's names (`n_embd`, `n_layer`, `n_head`, `block_size`) work as aliases of transformers' names.
 """
 
@@ -13,30 +13,32 @@ VARIANTS = ("classic", "modern")
 
 
 def swiglu_width(hidden_size: int) -> int:
-    """Width at which SwiGLU's three matrices hold the parameters of a 4 x MLP's two, to the nearest multiple of 8."""
+    """Returns the width, a multiple of 8, with which SwiGLU is about as large as an MLP of width `4 * hidden_size`."""
     return max(8, round(8 * hidden_size / 3 / 8) * 8)
 
 
 class LyricGPTConfig(PreTrainedConfig):
-    """Configuration of a LyricGPT model; the defaults are the published 10.8M-parameter run.
+    """Configuration of a LyricGPT model. The defaults are those of the original notebook's model (10.8M parameters).
 
     Args:
         variant: `"classic"` or `"modern"`.
-        vocab_size: Size of the alphabet, special tokens included.
+        vocab_size: Size of the alphabet, including special tokens.
         hidden_size: Width of the residual stream; a multiple of `num_attention_heads`.
         num_hidden_layers: Number of decoder layers.
         num_attention_heads: Number of attention heads.
-        max_position_embeddings: Characters a training window holds (nanoGPT's `block_size`). Generation goes on past it.
-        intermediate_size: Width inside the MLP. Default: 4 x `hidden_size` (`classic`), the SwiGLU width that has the same
-            number of parameters (`modern`).
+        max_position_embeddings: Number of characters in a training window (nanoGPT's `block_size`). Songs can be
+            longer.
+        intermediate_size: Width inside the MLP. Default: `4 * hidden_size` (`classic`), or the SwiGLU width with the
+            same number of parameters (`modern`).
         hidden_act: Activation inside the MLP. Default: `"relu"` (`classic`), `"silu"` (`modern`).
         attention_dropout: Dropout of the attention weights. Default: 0.2 (`classic`), 0.0 (`modern`).
-        hidden_dropout: Dropout of both residual branches. Defaults as `attention_dropout`.
+        hidden_dropout: Dropout of both residual branches. Default: 0.2 (`classic`), 0.0 (`modern`).
         norm_eps: Epsilon of LayerNorm and RMSNorm.
         initializer_range: Standard deviation of the normal initialisation.
-        sliding_window: Characters that a `modern` layer attends to, its own included. Default: half of
-            `max_position_embeddings`, so that the window slides in training as it does in generation. Unused by `classic`.
-        layer_types: Attention type of each layer; follows from the variant.
+        sliding_window: Number of characters that a `modern` layer attends to, including the current one. Default: half
+            of `max_position_embeddings`, so that the window slides in training as it does in generation. Unused by
+            `classic`.
+        layer_types: Attention type of each layer. Default: given by the variant.
 
     Raises:
         ValueError: unknown variant, heads that do not divide the width, or a window larger than the block.
@@ -67,7 +69,7 @@ class LyricGPTConfig(PreTrainedConfig):
         "norm": (["hidden_states"], ["hidden_states"]),
     }
 
-    # Written out: transformers makes configurations dataclasses only since 5.4.
+    # Written by hand, because transformers turns configurations into dataclasses only since 5.4.
     def __init__(
         self,
         variant: str = "classic",
@@ -129,16 +131,16 @@ class LyricGPTConfig(PreTrainedConfig):
         if modern:
             if self.hidden_size // self.num_attention_heads % 2:
                 raise ValueError(
-                    f"hidden_size {self.hidden_size} / num_attention_heads {self.num_attention_heads} is odd, and rotary "
-                    f"positions turn pairs; choose a hidden_size that is a multiple of {2 * self.num_attention_heads}"
+                    f"hidden_size {self.hidden_size} / num_attention_heads {self.num_attention_heads} is odd, but rotary "
+                    f"positions need an even number; choose a hidden_size that is a multiple of {2 * self.num_attention_heads}"
                 )
             if self.sliding_window is None:
                 self.sliding_window = max(2, self.max_position_embeddings // 2)
-            # transformers' sliding caches take a window of 1 for an endless one.
+            # transformers' sliding caches treat a window of 1 as unlimited.
             if not 2 <= self.sliding_window <= self.max_position_embeddings:
                 raise ValueError(
-                    f"sliding_window {self.sliding_window} must lie between 2 and max_position_embeddings "
-                    f"{self.max_position_embeddings}"
+                    f"sliding_window is {self.sliding_window}; it must be between 2 and max_position_embeddings "
+                    f"({self.max_position_embeddings})"
                 )
             # Only `modern` has rotary positions: `classic` must not even have the attribute. The older name comes from
             # configurations that transformers 4 wrote.
@@ -148,7 +150,7 @@ class LyricGPTConfig(PreTrainedConfig):
                 self.rope_theta, self.rope_scaling = self.rope_parameters["rope_theta"], self.rope_parameters
         else:
             self.sliding_window = None
-            # Parallel plans name what there is, and only `modern` has these three.
+            # Parallel plans must name only modules that exist, and `classic` does not have these three.
             self.base_model_tp_plan = {
                 name: style
                 for name, style in self.base_model_tp_plan.items()
@@ -156,7 +158,7 @@ class LyricGPTConfig(PreTrainedConfig):
             }
         if self.layer_types is None:
             self.layer_types = ["sliding_attention" if modern else "full_attention"] * self.num_hidden_layers
-        # All three classes are always declared: `save_pretrained` alone would name just the class it is called on.
+        # Always declare all three classes: `save_pretrained` alone would name only the class that it is called on.
         kwargs.setdefault(
             "auto_map",
             {

@@ -1,27 +1,29 @@
-"""Drafts: guesses of the next characters of a song, and the random numbers that both guess and song are drawn with.
+"""Drafts: guesses of the next characters of a song.
 
-A guess that shares its random numbers with the draw it is about comes true more often than one of its own: where guess and
-model agree on the probabilities, they agree on the character. (Replayed on 2,000 predictions of a trained `modern` model, two
-characters a draft: 1.65 characters a pass, and 1.48 with the likeliest characters as the draft.)
+A guess is drawn with the same random numbers that the model's own character will be drawn with. If both have the same
+probabilities, they get the same character, so the guess is right more often. (On 2,000 recorded predictions of a trained
+`modern` model, with drafts of two characters, each pass gives 1.65 characters. With the likeliest characters as the
+draft, it gives 1.48.)
 """
 
 import numpy as np
 import torch
 
-# Longest context that a guess is looked up by.
+# Length of the longest context, in characters.
 NGRAM_LENGTH = 4
-# Probabilities remembered: about 10 MB with all around them, however long the song.
+# Number of probabilities to remember. All in all they take about 10 MB, however long the song.
 MEMORY = 1 << 20
 
 
 class NgramDrafts:
-    """Guesses what comes next in a text, from what the model predicted behind the same few characters before.
+    """Guesses what comes next in a text from what the model predicted earlier, after the same few characters.
 
-    Predictions say more than the characters drawn from them. They are averaged by context, and contexts of 0 to
-    `NGRAM_LENGTH` characters are mixed: a context met n times outweighs all shorter ones n to 1.
+    It uses the predictions because they say more than the characters drawn from them. They are averaged for each
+    context of 0 to `NGRAM_LENGTH` characters, and the averages are mixed: a context that was met n times outweighs all
+    shorter ones n to 1.
 
     Args:
-        ids: The text so far. Of a prompt only its characters are known.
+        ids: The text so far. For these characters there are no predictions, so the characters themselves are used.
         vocab_size: Size of the alphabet.
     """
 
@@ -34,7 +36,7 @@ class NgramDrafts:
             self.append(index, np.eye(1, vocab_size, index, dtype=np.float32)[0])
 
     def append(self, index: int, prediction: np.ndarray) -> None:
-        """Takes in the next id of the text and the probabilities `(vocab_size,)` that the model gave before it."""
+        """Adds the next id of the text and the probabilities `(vocab_size,)` that the model gave for it."""
         context = tuple(self.ids[-NGRAM_LENGTH:])
         for start in range(len(context) + 1):
             total, count = self.contexts.pop(context[start:], (0.0, 0))
@@ -44,7 +46,7 @@ class NgramDrafts:
         self.ids.append(index)
 
     def predict(self, context: tuple[int, ...]) -> np.ndarray:
-        """Probabilities `(vocab_size,)` of what follows a context."""
+        """Returns the probabilities `(vocab_size,)` of what follows a context."""
         prediction = np.full(self.vocab_size, 1 / self.vocab_size, dtype=np.float32)
         for start in range(len(context), -1, -1):
             if context[start:] not in self.contexts:
@@ -54,10 +56,10 @@ class NgramDrafts:
         return prediction
 
     def propose(self, noises: list[np.ndarray | None]) -> list[int]:
-        """The next ids, each guessed as if those before it were right.
+        """Returns the next ids, each guessed as if those before it were right.
 
         Args:
-            noises: What the predictions of each will be divided by to draw it (see `noise_ahead`); `None` for the likeliest.
+            noises: For each id, the random numbers to draw it with (see `noise_ahead`), or `None` for the likeliest id.
         """
         context = tuple(self.ids[-NGRAM_LENGTH:])
         draft = []
@@ -69,10 +71,11 @@ class NgramDrafts:
 
 
 def noise_ahead(length: int, vocab_size: int, device: torch.device) -> list[np.ndarray]:
-    """The random numbers `(vocab_size,)` that each of the next `length` calls of `torch.multinomial` will draw with.
+    """Returns the random numbers `(vocab_size,)` that each of the next `length` calls of `torch.multinomial` will use.
 
-    It divides probabilities by exponential noise and takes the largest quotient. A copy of the generator is asked, so
-    that nothing is drawn; whoever else draws in between only makes the guesses worse.
+    `torch.multinomial` divides probabilities by exponential noise and takes the largest quotient. The noise comes from
+    a copy of the generator, so the generator itself doesn't change. If other code uses the generator in between, the
+    guesses get worse, but nothing else changes.
     """
     generator = torch.Generator(device)
     generator.set_state(torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device))

@@ -1,16 +1,18 @@
-"""The loop that `LyricGPTForCausalLM.generate` samples with: transformers' own, character for character, but faster.
+"""The sampling loop of `LyricGPTForCausalLM.generate`: it writes the same characters as transformers' loop, but faster.
 
 Notable:
-- One song costs a pass over all weights for each character, and memory traffic bounds it. So a pass reads a *draft* of
-  the next few characters along with the last one: a few rows of a matrix product cost hardly more than one.
-- A draft comes from the text so far, by the model's own predictions behind its n-grams (lyrics repeat). It is drawn with
-  the very random numbers that the model's characters will be drawn with, so that the two agree more often than two
-  draws would. A draft is kept as far as it is what the model draws then: the distribution is unchanged, and so is the
-  song that a seed gives.
-- Query, key and value (and SwiGLU's gate) are one matrix each here, copied at every call of `generate`, never saved.
+- For each character of a song, all weights have to be read from memory, and that limits the speed. So each pass also
+  reads a *draft* of the next few characters: a matrix product of a few rows takes hardly longer than one of a single
+  row.
+- A draft comes from what the model predicted after the same n-grams earlier in the text, because lyrics repeat. It is
+  drawn with the same random numbers as the model's own characters, so the two agree more often. A draft's characters are
+  kept only as long as the model then draws the same ones. So the distribution does not change, and neither does the
+  song for a seed.
+- Query, key and value are one matrix here, and so are SwiGLU's gate and up. They are copied at each call of `generate`
+  and never saved.
 - Keys and values stay in one buffer of about two windows, however long the song.
-- It trades generality: whatever is not plain sampling or greedy search (beams, assistants, returned scores, adapters,
-  hooks, other attention implementations …) goes through transformers' loop.
+- It does only plain sampling and greedy search. Everything else (beams, assistants, returned scores, adapters, hooks,
+  other attention implementations, …) goes through transformers' loop.
 """
 
 from dataclasses import dataclass
@@ -30,19 +32,19 @@ with names_of_every_release():
     from transformers.generation.streamers import BaseStreamer
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-# Characters guessed ahead: measured at 6 x 384 on two cores, longer drafts cost more than they spare.
+# Number of characters to guess. Longer drafts cost more than they save (measured: 6 layers, width 384, two cores).
 DRAFT_LENGTH = 2
-# Characters of a prompt that are read at a time.
+# Number of characters of a prompt to read at a time.
 CHUNK_LENGTH = 256
 
 
 class StopSpellingCriteria(StoppingCriteria):
-    """Ends a row that ends in one of some texts, each given by the ids of its characters.
+    """Stops a row when it ends in one of the stop strings.
 
-    transformers' own criterion for stop strings needs the letters from a to f in the alphabet.
+    transformers' own criterion works only if the alphabet has the letters from a to f.
 
     Raises:
-        ValueError: none of the stop strings can ever be written with the alphabet.
+        ValueError: none of the stop strings can be written with the alphabet.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_strings: str | list[str]):
@@ -64,10 +66,10 @@ class StopSpellingCriteria(StoppingCriteria):
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`F.linear` of `x` `(rows, in)`, faster for a few rows on a CPU.
+    """Computes `F.linear` of `x` `(rows, in)`, faster for a few rows on a CPU.
 
-    Written as the transposed product, MKL takes another way through the weights: measured at 2 to 16 rows of the
-    matrices of a 6 x 384 model, in a third to two thirds of the time.
+    It computes the transposed product, for which MKL reads the weights in another way. With 2 to 16 rows and the
+    matrices of a model with 6 layers of width 384, this took a third to two thirds of the time.
     """
     if x.device.type != "cpu" or x.dtype != torch.float32 or not 2 <= len(x) <= 16:
         return F.linear(x, weight, bias)
@@ -77,13 +79,13 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 
 @dataclass
 class FusedLayer:
-    """The weights of one decoder layer, with fewer and larger matrices; `None` where the variant has none."""
+    """The weights of one decoder layer in fewer, larger matrices. A weight that the variant doesn't have is `None`."""
 
     norms: tuple[tuple[torch.Tensor, torch.Tensor | None], ...]  # weight and bias of both norms
     qkv: torch.Tensor  # (3 * hidden_size, hidden_size)
     qk_norm: torch.Tensor | None  # (2, 1, head_dim)
     out: tuple[torch.Tensor, torch.Tensor | None]
-    up: tuple[torch.Tensor, torch.Tensor | None]  # gate and up in one (`modern`)
+    up: tuple[torch.Tensor, torch.Tensor | None]  # gate and up together (`modern`)
     down: tuple[torch.Tensor, torch.Tensor | None]
 
     @classmethod
@@ -104,14 +106,14 @@ class FusedLayer:
 
 
 class IncrementalDecoder:
-    """Reads texts a few characters at a time and gives the logits of what comes next.
+    """Reads texts a few characters at a time and returns the logits of what comes next.
 
-    Texts are rows of left-padded ids; a *column* is an index into them. The buffer holds the keys and values of the
+    Texts are rows of left-padded ids, and a *column* is an index into them. The buffer holds the keys and values of the
     columns from `origin` to `end`.
 
     Args:
         model: A `LyricGPTForCausalLM`.
-        padding: Padded columns at the left of each row, `(B,)`.
+        padding: Number of padded columns at the left of each row, `(B,)`.
     """
 
     def __init__(self, model: nn.Module, padding: torch.Tensor):
@@ -130,15 +132,15 @@ class IncrementalDecoder:
             self.capacity = 2 * self.sliding_window + DRAFT_LENGTH + CHUNK_LENGTH
         shape = (len(self.layers), 2, len(padding), self.num_heads, self.capacity, self.head_dim)
         self.buffer = torch.empty(shape, dtype=model.dtype, device=model.device)
-        self.masks = {}  # of a row alone, by the number of columns read: as wide as the buffer, used from the right
+        self.masks = {}  # for a single row, by the number of columns read; as wide as the buffer, used from the right
         self.rotary = (0, (), ())  # first position, cosines and sines of the positions from there on
         self.start = padding  # first column that each row still sees
         self.origin = self.end = int(padding.min())
 
     def read(self, input_ids: torch.Tensor, keep: int) -> torch.Tensor:
-        """Logits `(B, keep, vocab_size)` behind the last `keep` columns of `input_ids` `(B, T)`.
+        """Returns the logits `(B, keep, vocab_size)` after each of the last `keep` columns of `input_ids` `(B, T)`.
 
-        Columns that were read before are not read again, except by `classic` when its window has moved on.
+        Columns are read only once, unless the window of `classic` has moved.
         """
         total = input_ids.shape[1]
         if self.sliding_window is None:
@@ -146,7 +148,7 @@ class IncrementalDecoder:
             if not torch.equal(start, self.start):
                 self.start = start
                 self.origin = self.end = int(start.min())
-        first = (total - self.end) % CHUNK_LENGTH or CHUNK_LENGTH  # so that the last chunk holds all that is kept
+        first = (total - self.end) % CHUNK_LENGTH or CHUNK_LENGTH  # so that the last chunk holds all columns to keep
         for stop in range(self.end + first, total + 1, CHUNK_LENGTH):
             hidden_states = self._forward(input_ids[:, self.end : stop])
         head = self.model.lm_head
@@ -158,18 +160,18 @@ class IncrementalDecoder:
         self.end = end
 
     def room(self, total: int) -> int:
-        """Columns that can follow `total` columns until some row's window moves on."""
+        """Returns how many columns can follow the first `total` before the window of a row moves."""
         if self.sliding_window is not None:
             return self.block_size
         length = total - self.padding
         return self.block_size - int((length - self.model._window_start(length)).max())
 
     def _forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Hidden states `(B, n, hidden_size)` before the last norm, of the `n` columns from `end` on."""
+        """Returns the hidden states `(B, n, hidden_size)` before the last norm, for the `n` columns from `end` on."""
         batch_size, n = input_ids.shape
         model = self.model.model
         if self.end - self.origin + n > self.capacity:  # only a sliding window's buffer fills up
-            kept = self.sliding_window + DRAFT_LENGTH  # a draft may still be taken back
+            kept = self.sliding_window + DRAFT_LENGTH  # a draft may still be removed
             used = self.end - self.origin
             self.buffer[..., :kept, :] = self.buffer[..., used - kept : used, :].clone()
             self.origin = self.end - kept
@@ -213,9 +215,10 @@ class IncrementalDecoder:
         return hidden_states.view(batch_size, n, -1)
 
     def _mask(self, lowest: int, stop: int, n: int) -> torch.Tensor | None:
-        """What the last `n` columns before `stop` see of the columns from `lowest` on: 0, or the lowest number.
+        """Returns the mask of the last `n` columns before `stop` over the columns from `lowest` on.
 
-        The lowest number and not -inf: a padded column sees nothing, and would become NaN.
+        It is 0 for a column that is seen. Otherwise it is the lowest number, not -inf: a padded column sees nothing,
+        and would become NaN.
         """
         alone = len(self.start) == 1
         if alone and n == 1:
@@ -223,7 +226,7 @@ class IncrementalDecoder:
         if alone and n in self.masks:
             return self.masks[n][..., lowest - stop :]
         device = self.buffer.device
-        first = stop - self.capacity if alone else lowest  # alone, the end of one mask serves for any width
+        first = stop - self.capacity if alone else lowest  # for a single row, the end of one mask fits any width
         columns = torch.arange(stop - n, stop, device=device)
         seen = torch.arange(first, stop, device=device)
         visible = seen <= columns[:, None]
@@ -239,14 +242,17 @@ class IncrementalDecoder:
         return mask[:, None]  # (B, 1, n, stop - lowest)
 
     def _rotary_table(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines `(B, n, 1, 1, head_dim)` of positions `(B, n)`, for `x * cos + x.roll(head_dim / 2) * sin`."""
+        """Returns cosines and sines `(B, n, 1, 1, head_dim)` of positions `(B, n)`.
+
+        They are for `x * cos + x.roll(head_dim / 2) * sin`.
+        """
         first, last = int(positions.min()), int(positions.max())
         begin, cos, sin = self.rotary
         if not begin <= first <= last < begin + len(cos):
             begin = max(0, first - CHUNK_LENGTH)
             table = torch.arange(begin, last + CHUNK_LENGTH, device=positions.device)[None]
             cos, sin = (part[0] for part in self.model.model.rotary_emb(self.buffer, table))
-            # Rotating half a head is a roll with its first half negated: the sign moves into the sines.
+            # To rotate half a head is to roll it and negate its first half. The sines contain the negation.
             half = self.head_dim // 2
             sin = torch.cat((-sin[:, :half], sin[:, half:]), dim=-1)
             self.rotary = begin, cos, sin
@@ -262,7 +268,7 @@ class IncrementalDecoder:
 def begin_songs(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, bos_token_id: int | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Prompts `(B, T)` and their mask, in which each empty row now holds the token that begins a song.
+    """Returns prompts `(B, T)` and their mask, with the token that begins a song in each empty row.
 
     Raises:
         ValueError: a row is empty and there is no such token.
@@ -273,7 +279,9 @@ def begin_songs(
     if attention_mask is None or attention_mask.ndim != 2 or attention_mask.any(dim=-1).all():
         return input_ids, attention_mask
     if bos_token_id is None:
-        raise ValueError("an empty prompt, but this model has no token that begins a song: start with a character")
+        raise ValueError(
+            "the prompt is empty, but this model has no token that begins a song: pass at least one character"
+        )
     empty = ~attention_mask.any(dim=-1)
     input_ids, attention_mask = input_ids.clone(), attention_mask.clone()
     input_ids[empty, -1] = bos_token_id
@@ -282,18 +290,18 @@ def begin_songs(
 
 
 def keep_max_length(prompt_length: int, generation_config: GenerationConfig | None, options: dict) -> None:
-    """Turns the caller's `max_length` into `max_new_tokens`, which the model's own configuration sets and which wins.
+    """Turns the caller's `max_length` into `max_new_tokens`. The model's own `max_new_tokens` would override it.
 
     Args:
         options: What the caller passed to `generate`; changed in place.
 
     Raises:
-        ValueError: the prompt is that long already.
+        ValueError: the prompt is already that long.
     """
     asked = options.get("max_length")
     if asked is None and generation_config is not None and generation_config.max_new_tokens is None:
         asked = generation_config.max_length
-        if asked == GenerationConfig().max_length:  # 20 before 5.0, whether or not anybody asked for it
+        if asked == GenerationConfig().max_length:  # before 5.0 it is 20, even if nobody has set it
             return
     if asked is None or options.get("max_new_tokens") is not None:
         return
@@ -306,7 +314,7 @@ def keep_max_length(prompt_length: int, generation_config: GenerationConfig | No
     options["max_new_tokens"] = asked - prompt_length
 
 
-# What `sample` needs to know of a call of transformers' `_sample`.
+# The arguments of transformers' `_sample` that `sample` uses.
 SAMPLE_ARGUMENTS = (
     "input_ids",
     "logits_processor",
@@ -318,24 +326,24 @@ SAMPLE_ARGUMENTS = (
 
 
 def knows_call(model: nn.Module, call: dict) -> bool:
-    """Whether `sample` does all that a call of transformers' `_sample` asks for.
+    """Returns whether `sample` can do everything that a call of transformers' `_sample` asks for.
 
     Args:
         call: The arguments by name, as `arguments_by_name` gives them.
     """
     handled = {*SAMPLE_ARGUMENTS, *CACHE_NAMES, "synced_gpus", "position_ids", "use_cache", "logits_to_keep"}
-    # Older releases also count the columns of the cache.
+    # Older releases also pass the indices of the columns in the cache.
     if not {*SAMPLE_ARGUMENTS, "use_cache"} <= call.keys() <= {*handled, "cache_position"}:
         return False
     input_ids, generation_config = call["input_ids"], call["generation_config"]
     cache = next((call[name] for name in CACHE_NAMES if call.get(name) is not None), None)
-    # A setting that this release does not have counts as set: transformers' own loop runs then.
+    # If this release does not have a setting, assume that it is set, so that transformers' own loop runs.
     asks = ("is_assistant", "return_dict_in_generate", "prefill_chunk_size")
     if (
         call.get("synced_gpus")
         or any(getattr(generation_config, name, True) for name in asks)
         or not call["use_cache"]
-        or (cache is not None and type(cache) is not DynamicCache)  # some releases leave it to `forward` to make one
+        or (cache is not None and type(cache) is not DynamicCache)  # in some releases, `forward` creates it
         or getattr(cache, "is_the_callers", False)
         or (cache is not None and cache.get_seq_length() > 0)
         or input_ids.device != model.device
@@ -349,7 +357,7 @@ def knows_call(model: nn.Module, call: dict) -> bool:
         attention_mask = torch.ones_like(input_ids)
     if attention_mask.shape != input_ids.shape or not (attention_mask[:, -1] == 1).all():
         return False
-    if not (attention_mask.long().diff(dim=-1) >= 0).all():  # padded elsewhere than at the left
+    if not (attention_mask.long().diff(dim=-1) >= 0).all():  # padded somewhere else than at the left
         return False
     positions = call.get("position_ids")
     counted = attention_mask.long().cumsum(-1) - 1
@@ -357,17 +365,17 @@ def knows_call(model: nn.Module, call: dict) -> bool:
 
 
 def knows_model(model: nn.Module) -> bool:
-    """Whether a model computes what its configuration says: nobody has changed a module, and `IncrementalDecoder` does the same.
+    """Returns whether `IncrementalDecoder` computes the same as a model, because all modules are unchanged.
 
-    Adapters, quantisation, pruning and parametrisations put other modules in place, offloading and profilers add hooks.
-    So each module is compared with the one that the configuration builds (8 ms at 6 x 384, without weights).
+    Adapters, quantisation, pruning and parametrisations replace modules. Offloading and profilers add hooks. So each
+    module is compared with the one that the configuration builds (without weights, in 8 ms for 6 layers of width 384).
     """
     config, own = model.config, model.model.__module__
     kind = "full_attention" if config.sliding_window is None else "sliding_attention"
     if model.__module__ != own or config._attn_implementation != "sdpa" or set(config.layer_types) != {kind}:
         return False
     if config.sliding_window is not None and model.model.rotary_emb.rope_type in ("dynamic", "longrope"):
-        return False  # their frequencies change with the length read
+        return False  # their frequencies change with the length of the text
     if has_global_hooks():
         return False
     with torch.device("meta"):
@@ -376,7 +384,7 @@ def knows_model(model: nn.Module) -> bool:
     def is_as_built(module: nn.Module | None, other: nn.Module | None) -> bool:
         if type(module) is not type(other) or module.extra_repr() != other.extra_repr() or module.training:
             return False
-        # transformers leaves hooks behind that record hidden states when asked to.
+        # transformers leaves behind hooks that record hidden states on request.
         hooks = [
             hook for hook in module._forward_hooks.values() if not hook.__module__.startswith("transformers.utils")
         ]
@@ -384,7 +392,7 @@ def knows_model(model: nn.Module) -> bool:
             not hooks
             and not module._forward_pre_hooks
             and type(module).forward.__module__.startswith((own, "torch.nn.modules.", "transformers."))
-            and not any(callable(getattr(type(module), name, None)) for name in vars(module))  # a method replaced
+            and not any(callable(getattr(type(module), name, None)) for name in vars(module))  # a replaced method
             and getattr(module, "scaling", None) == getattr(other, "scaling", None)
             and all(type(parameter) is nn.Parameter for parameter in module.parameters(recurse=False))
         )
@@ -401,11 +409,11 @@ def sample(
     attention_mask: torch.Tensor | None = None,
     streamer: BaseStreamer | None = None,
 ) -> torch.Tensor:
-    """Continues the rows of `input_ids` `(B, T)`, sampling or greedily: `(B, T_new)`, prompts included.
+    """Continues the rows of `input_ids` `(B, T)`, sampling or greedily. Returns `(B, T_new)`, including the prompts.
 
-    What is drawn, and from which random numbers, is what transformers' `_sample` draws: one `multinomial` for each
-    character of the batch, after the same logits processors. Drafts only spare passes, and only a single row has them.
-    (Logits are equal to float32's rounding; in bfloat16, whose rounding is coarse, a seed may give another song.)
+    It draws the same as transformers' `_sample`, with the same random numbers: one `multinomial` for each character of
+    the batch, after the same logits processors. Drafts only save passes, and only a batch of one row uses them. (The
+    logits are equal except for rounding. In bfloat16, which rounds coarsely, a seed may give another song.)
     """
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)

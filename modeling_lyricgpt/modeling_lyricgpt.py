@@ -3,13 +3,15 @@
 Notable:
 - `classic`: learned positions, pre-norm LayerNorm, ReLU MLP with biases, q/k/v without bias, dropout, a biased head.
 - `modern`: rotary positions, RMSNorm, query/key norm, SwiGLU, no biases, a sliding window of half a block.
-- Both compute what a stock architecture computes (GPT-2 and Qwen3), so their weights can be written for it.
-- Songs are longer than a block, so `generate` goes on past it. `modern` slides. `classic` has a table of positions:
-  the start of its window is a pure function of a row's own unpadded length and moves on by half a block each time
-  the window is full. With or without a cache, alone or in a batch, the characters are the same. It trades context
-  (between a half and a whole block) for reading each character about twice instead of a whole block every step.
+- Each computes the same as an architecture that comes with transformers (GPT-2 and Qwen3), so it can be exported as a
+  stock model.
+- Songs are longer than a block, so `generate` continues past it. The window of `modern` slides. `classic` has a table
+  of positions, so its window jumps: each time it is full, it starts half a block later. Where it starts depends only on
+  a row's own length without padding, so the characters are the same with or without a cache, alone or in a batch. The
+  model sees between half a block and a whole one. In return, each character is read about twice, instead of a whole
+  block at every step.
 
-The folder that holds this file and its siblings is all that `trust_remote_code` needs.
+`trust_remote_code` needs only this file and the other files in its folder.
 """
 
 import math
@@ -39,7 +41,7 @@ from .compat_lyricgpt import (
     warn_once,
 )
 from .configuration_lyricgpt import LyricGPTConfig
-from .drafts_lyricgpt import NgramDrafts  # noqa: F401 - older transformers copy only what this file imports
+from .drafts_lyricgpt import NgramDrafts  # noqa: F401 - older releases of transformers copy only what this file imports
 from .generation_lyricgpt import (
     SAMPLE_ARGUMENTS,
     StopSpellingCriteria,
@@ -289,13 +291,13 @@ class LyricGPTPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        return True  # transformers would search this file for the one spelling that its own models use
+        return True  # transformers would search this file's text for a spelling that its own models use
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if getattr(module, "joins_residual", False) and self.config.variant == "modern":
-            # Residual branches add up over 2 x layers: GPT-2's scaling keeps the stream's variance at initialisation.
-            # transformers passes only modules with parameters of their own to custom code, hence the mark on them.
+            # Two residual branches per layer add up. GPT-2's scaling keeps the variance from growing with them.
+            # transformers calls this only with modules that have parameters of their own, so those are marked.
             std = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
             init.normal_(module.weight, mean=0.0, std=std)
         else:
@@ -305,7 +307,7 @@ class LyricGPTPreTrainedModel(PreTrainedModel):
 class LyricGPTModel(LyricGPTPreTrainedModel):
     """The decoder without a head: characters in, hidden states out."""
 
-    # A causal checkpoint holds a head that the bare model has no use for.
+    # The checkpoint of a causal model has a head, which this model does not use.
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     def __init__(self, config: LyricGPTConfig):
@@ -332,13 +334,13 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
-        cache: Cache | None = None,  # what releases from 5.24 on call past_key_values
+        cache: Cache | None = None,  # the name of past_key_values from 5.24 on
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        """Hidden states `(B, T, hidden_size)` of `input_ids` `(B, T)` or `inputs_embeds` `(B, T, hidden_size)`.
+        """Returns hidden states `(B, T, hidden_size)` for `input_ids` `(B, T)` or `inputs_embeds` `(B, T, hidden_size)`.
 
         Raises:
-            ValueError: both or neither input given, or a `classic` model asked for more positions than it has.
+            ValueError: both or neither input is given, or a `classic` model gets more characters than it has positions.
         """
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
@@ -347,11 +349,11 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
         past_key_values = take_cache(kwargs, past_key_values, cache)
         warn_of_unknown(kwargs)
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            use_cache, past_key_values = False, None  # layers will run twice, and would add to a cache twice
+            use_cache, past_key_values = False, None  # layers run twice, and would add to a cache twice
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         past_seen_tokens = past_key_values.get_seq_length() if past_key_values is not None else 0
-        # The index of each new column in the cache, which older releases pass too.
+        # The index of each new column in the cache. Older releases need it.
         kwargs["cache_position"] = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_seen_tokens
         if position_ids is None:
             position_ids = kwargs["cache_position"].unsqueeze(0)  # (1, T)
@@ -373,16 +375,16 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
         if self.config.variant == "modern":
             position_embeddings = self.rotary_emb(hidden_states, position_ids)
         else:
-            # A static cache counts on the device: reading it there would cost a synchronisation each step.
+            # A static cache counts on the device, and reading that would cost a synchronisation at each step.
             total = inputs_embeds.shape[1] + (past_seen_tokens if isinstance(past_seen_tokens, int) else 0)
             if total > self.config.max_position_embeddings:
                 problem = (
-                    f"{total} characters, cached ones included, but this model has "
+                    f"the input has {total} characters, including cached ones, but this model has only "
                     f"{self.config.max_position_embeddings} positions: shorten the input to that"
                 )
                 if not hasattr(GenerationMixin, "prepare_inputs_for_generation"):
                     raise ValueError(unsupported(problem))
-                raise ValueError(f"{problem} (`generate` goes on past it by itself)")
+                raise ValueError(f"{problem}, or use `generate`, which has no such limit")
             hidden_states = hidden_states + self.embed_positions(position_ids)
 
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=True):
@@ -401,15 +403,15 @@ class LyricGPTModel(LyricGPTPreTrainedModel):
         )
 
 
-# What one step of generation hands on to `forward`, past the block too.
+# The arguments that a step of generation passes to `forward`, also past the block.
 PASSED_TO_FORWARD = ("use_cache", "logits_to_keep", "output_attentions", "output_hidden_states", "return_dict")
 
 
 def slice_logits_to_keep(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """The hidden states `(B, T, hidden_size)` whose logits are asked for: the last few, or those at some positions.
+    """Returns those of the hidden states `(B, T, hidden_size)` for which the caller wants logits.
 
     Args:
-        logits_to_keep: How many of the last (0 for all), or positions `(n,)` or `(B, n)`, or a boolean mask `(B, T)`.
+        logits_to_keep: How many of the last ones (0 for all), positions `(n,)` or `(B, n)`, or a boolean mask `(B, T)`.
     """
     if isinstance(logits_to_keep, int):
         return hidden_states[:, slice(-logits_to_keep, None)]
@@ -421,7 +423,7 @@ def slice_logits_to_keep(hidden_states: torch.Tensor, logits_to_keep: int | torc
 
 
 class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
-    """The character GPT: the decoder with an untied head, and generation that goes on past the block."""
+    """The character GPT: the decoder with an untied head, and generation that continues past the block."""
 
     _tied_weights_keys = {}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -449,7 +451,10 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Logits `(B, T, vocab_size)`; with `labels` `(B, T)`, which are shifted inside, also the mean loss in nats."""
+        """Returns logits `(B, T, vocab_size)`, and with `labels` `(B, T)` also the mean loss in nats per character.
+
+        The labels are shifted inside.
+        """
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -473,13 +478,13 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         )
 
     def generate(self, inputs=None, generation_config=None, *args, **kwargs):
-        """transformers' `generate`, in which an empty prompt starts a song, and a `max_length` of the caller's is kept.
+        """transformers' `generate`, but an empty prompt starts a song, and the caller's `max_length` is respected.
 
         Raises:
-            ValueError: an empty prompt and an alphabet without a token that begins a song, or a prompt of `max_length`.
+            ValueError: the prompt is empty and no token begins a song, or the prompt is as long as `max_length`.
         """
         if (cache := take_cache(kwargs)) is not None:
-            cache.is_the_callers = True  # The caller wants it filled, which our own loop does not do.
+            cache.is_the_callers = True  # The caller wants it filled. Our own loop does not do that.
             cache.window = None  # The caller may have emptied it and filled it with another text.
             kwargs[CACHE_NAME] = cache
         if inputs is None:
@@ -493,7 +498,9 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         if not CACHE_TAKES_BACK or not hasattr(GenerationMixin, "_get_candidate_generator"):
             # Drafts only make it faster. Without them the characters are the same.
             if kwargs.pop("assistant_model", None) is not None:
-                warn_once("this release of transformers cannot take back drafts: the assistant_model is left out")
+                warn_once(
+                    "this release of transformers cannot remove rejected drafts from a cache; assistant_model is ignored"
+                )
             for name in ("prompt_lookup_num_tokens", "assistant_early_exit"):
                 if name in kwargs or getattr(generation_config or self.generation_config, name, None):
                     kwargs[name] = None
@@ -507,7 +514,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         generation_config, tokenizer = kwargs.get("generation_config"), kwargs.get("tokenizer")
         if tokenizer is not None and generation_config is not None and generation_config.stop_strings is not None:
             spellings = [StopSpellingCriteria(tokenizer, generation_config.stop_strings)]
-            generation_config.stop_strings = None  # of this call's own copy
+            generation_config.stop_strings = None  # in this call's own copy
         criteria = super()._get_stopping_criteria(*args, **kwargs)
         criteria.extend(spellings)
         # `max_position_embeddings` is a training window here, not a limit: no warning when a song passes it.
@@ -527,11 +534,11 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
             block_size = self.config.max_position_embeddings
             if named["model_kwargs"].get("inputs_embeds") is not None and named["max_cache_length"] >= block_size:
                 raise ValueError(
-                    f"inputs_embeds and the new characters are {named['max_cache_length'] + 1} positions, and this model has "
-                    f"{block_size}: past them a classic model reads the text again from a later start, which embeddings "
-                    "do not tell; pass input_ids, or generate fewer tokens"
+                    f"inputs_embeds and the new characters need {named['max_cache_length'] + 1} positions, but this model has "
+                    f"only {block_size}. Past them, a classic model reads the text again from a later start, and it can't do "
+                    "that with embeddings: pass input_ids, or generate fewer tokens"
                 )
-            # The window, and so the cache and what is read at once, is never more than a block.
+            # The window, the cache and the text that is read at once are never longer than a block.
             named["max_cache_length"] = min(named["max_cache_length"], block_size)
             named["generation_config"].prefill_chunk_size = None
         return prepare(*call.args, **call.kwargs)
@@ -545,7 +552,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
 
     def _get_candidate_generator(self, *args, **kwargs):
         generator = super()._get_candidate_generator(*args, **kwargs)
-        # Behind the place where the window moves on, a draft would be read wrongly.
+        # A draft that reached past the place where the window moves would be read wrongly there.
         if self.config.variant == "classic":
             propose = generator.get_candidates
             mask = kwargs.get("model_kwargs", {}).get("attention_mask")
@@ -556,18 +563,18 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
                 length = torch.tensor(input_ids.shape[1] - padding)
                 room = self.config.max_position_embeddings - int(length - self._window_start(length))
                 candidates = candidates[:, : input_ids.shape[1] + room]
-                # Speculative sampling cannot do with nothing to verify.
+                # Speculative sampling fails if there is nothing to verify.
                 return candidates, logits[:, :room] if logits is not None and room else None
 
             generator.get_candidates = get_candidates
         return generator
 
     def prepare_inputs_for_generation(self, input_ids, attention_mask=None, inputs_embeds=None, **kwargs):
-        """Within the block, transformers' own; past it, `classic` reads from the row's window start on.
+        """Does what transformers does, but past the block, `classic` reads each row from the start of its window.
 
         Raises:
-            ValueError: a `classic` model is asked to go past its block, and given only the end of the text.
-            RuntimeError: the release passes what the model does not know.
+            ValueError: a `classic` model has to go past its block, but gets only the end of the text.
+            RuntimeError: this release passes something that the model does not know.
         """
         refuse_unknown_tensors(type(self).forward, kwargs)
         if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape[1] < input_ids.shape[1]:
@@ -585,9 +592,9 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         block_size = self.config.max_position_embeddings
         if input_ids.shape[1] < total_length:
             raise ValueError(
-                f"{total_length} positions do not fit into the block of {block_size}, and only {input_ids.shape[1]} are "
-                "given as input_ids: a classic model reads the text again from a later start, so pass all of it beside "
-                "the cache, or generate fewer tokens"
+                f"the text has {total_length} characters, which is more than the block of {block_size}, but input_ids has "
+                f"only {input_ids.shape[1]} of them. A classic model now has to read the text again from a later start: pass "
+                "all of it together with the cache, or generate fewer tokens"
             )
         cache = take_cache(kwargs)
         if attention_mask is None:
@@ -595,13 +602,13 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         index = attention_mask.cumsum(-1) - 1  # (B, total_length): each character's index in its own row
         length = index[:, -1:] + 1
         start = self._window_start(length)  # (B, 1)
-        # A cache remembers the window that it holds: each row's start, and the column of the text that is its first.
+        # A cache remembers its window: the start of each row, and the first column of the text in the cache.
         cached = int(cache.get_seq_length()) if cache is not None else 0
         held, first = getattr(cache, "window", None) or (None, 0)
         new = total_length - first - cached
         if not cached or held is None or not torch.equal(held, start) or not 0 < new <= block_size - cached:
-            # All rows are read again from their start when some row's window moves on, when padding fills the block,
-            # and when the cache is the caller's, because nobody knows which window it holds.
+            # All rows are read again from their start when the window of a row moves, when padding fills the block, and
+            # when the cache is the caller's, because nobody knows which window it holds.
             first = total_length - int((length - start).max())
             new = total_length - first
             if cached:
@@ -617,7 +624,7 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         }
 
     def _window_start(self, length: torch.Tensor) -> torch.Tensor:
-        """First character that a `classic` model still sees in a row of `length` characters; a multiple of half a block."""
+        """Returns the first character that `classic` still sees in a row of `length`: a multiple of half a block."""
         block_size = self.config.max_position_embeddings
         stride = max(1, block_size // 2)
         return ((length - block_size).clamp(min=0) + stride - 1) // stride * stride

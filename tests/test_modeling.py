@@ -87,7 +87,7 @@ def test_cached_and_new_characters_together_past_the_positions_are_refused():
         LyricGPTConfig(block_size=BLOCK, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     )
     cache = model(prompts(30)["input_ids"], use_cache=True).cache
-    with pytest.raises(ValueError, match=rf"35 characters, cached ones included, .* {BLOCK} positions"):
+    with pytest.raises(ValueError, match=rf"35 characters, including cached ones, .* {BLOCK} positions"):
         model(prompts(5)["input_ids"], cache=cache)
 
 

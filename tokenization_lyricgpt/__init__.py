@@ -1,12 +1,12 @@
 """The LyricGPT character tokenizer.
 
-`LyricGPTTokenizer.from_pretrained` gives this class; `AutoTokenizer` does with `trust_remote_code=True`, and a stock class
-of the same ids without.
+`LyricGPTTokenizer.from_pretrained` returns this class, and so does `AutoTokenizer` with `trust_remote_code=True`.
+Without that option, `AutoTokenizer` returns a class from transformers that gives the same ids.
 """
 
 from .tokenization_lyricgpt import LyricGPTTokenizer
 
-# From here on `save_pretrained` copies the code file and writes the `auto_map` that finds it.
+# From here on, `save_pretrained` copies the code file and writes the `auto_map` that finds it.
 LyricGPTTokenizer.register_for_auto_class("AutoTokenizer")
 
 __all__ = ["LyricGPTTokenizer"]

@@ -1,13 +1,14 @@
 """Character tokenizer of LyricGPT: one character is one token, and nothing is lost.
 
 Notable:
-- It is a `tokenizers` model, so that its `tokenizer.json` loads in plain transformers (4 and 5) without this code:
-  a BPE without merges, which falls back to an unknown token character by character.
+- It is a `tokenizers` model, so its `tokenizer.json` loads in plain transformers (4 and 5) without this code. The model
+  is a BPE without merges, which turns each unknown character into an unknown token.
 - Ids: special tokens first (`<|endoftext|>`, `<|unk|>`, `<|pad|>`), then the alphabet by code point.
 - `decode(encode(text)) == text` for any text made of known characters.
-- `encode_utf8` and `encode_corpus` give the same ids for a whole corpus at memory speed: a table look-up over UTF-8 bytes, no
-  Python loop over characters. In corpora the spelling `<|endoftext|>` is thirteen characters, never a special token.
-- A tokenizer without special tokens has no `<|unk|>`, so a character that it does not know is an error that names it.
+- `encode_utf8` and `encode_corpus` give the same ids for a whole corpus at memory speed: they look up UTF-8 bytes in a
+  table, without a Python loop over characters. In a corpus, the text `<|endoftext|>` is thirteen characters, never a
+  special token.
+- A tokenizer without special tokens has no `<|unk|>`, so an unknown character is an error that names it.
 - `song_template` is a Jinja template of `artist`, `title` and `text`; `None` renders the text alone.
 """
 
@@ -27,25 +28,25 @@ SPECIAL_TOKENS = (END_OF_TEXT, UNKNOWN, PADDING)
 
 
 class UnknownCharacterError(ValueError):
-    """A text has characters outside the alphabet, and the tokenizer has no `<|unk|>` to stand for them."""
+    """A text has characters outside the alphabet, and the tokenizer has no `<|unk|>` to replace them with."""
 
 
 def describe_characters(characters: Iterable[str], most: int = 10) -> str:
-    """Names characters for a message: `'é' (U+00E9), '☃' (U+2603)`."""
+    """Lists characters for a message: `'é' (U+00E9), '☃' (U+2603)`."""
     characters = sorted(set(characters))
     names = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in characters[:most])
     return names + (f" and {len(characters) - most} more" if len(characters) > most else "")
 
 
 def multibyte_characters(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The characters of UTF-8 bytes that are not ASCII.
+    """Finds the characters in UTF-8 bytes that are not ASCII.
 
     Args:
         data: Valid UTF-8 (surrogates allowed), uint8, shape `(bytes,)`.
 
     Returns:
-        places: where each begins, int64, shape `(characters,)`.
-        code_points: which it is, uint32, shape `(characters,)`.
+        places: where each character begins, int64, shape `(characters,)`.
+        code_points: the code point of each, uint32, shape `(characters,)`.
     """
     places = np.flatnonzero(data >= 0xC0)
     first = data[places].astype(np.uint32)
@@ -59,12 +60,12 @@ def multibyte_characters(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_continuation(data: np.ndarray) -> np.ndarray:
-    """Whether each UTF-8 byte goes on with a character, bool, shape of `data`."""
+    """Returns whether each UTF-8 byte continues a character, bool, in the shape of `data`."""
     return data.view(np.int8) < -64
 
 
 class LyricGPTTokenizer(PreTrainedTokenizerFast):
-    """A character tokenizer over a fixed alphabet; build one with `LyricGPTTokenizer.from_alphabet`."""
+    """A character tokenizer with a fixed alphabet. Build one with `LyricGPTTokenizer.from_alphabet`."""
 
     vocab_files_names = {"tokenizer_file": "tokenizer.json"}
     model_input_names = ["input_ids", "attention_mask"]
@@ -75,15 +76,15 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
     def from_alphabet(
         cls, alphabet: Iterable[str], special_tokens: bool = True, song_template: str | None = None
     ) -> "LyricGPTTokenizer":
-        """A tokenizer of the given characters.
+        """Builds a tokenizer for the given characters.
 
         Args:
-            alphabet: Single characters; order and repetitions do not matter.
+            alphabet: Single characters. Order and repetitions do not matter.
             special_tokens: Whether `<|endoftext|>`, `<|unk|>` and `<|pad|>` take the ids 0, 1 and 2.
             song_template: How a song and its header are rendered (Jinja), stored in `tokenizer_config.json`.
 
         Raises:
-            ValueError: an empty alphabet, or an entry that is not one character.
+            ValueError: the alphabet is empty, or an entry is not a single character.
         """
         alphabet = sorted(set(alphabet))
         if not alphabet:
@@ -95,7 +96,7 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         backend = Tokenizer(
             models.BPE(vocab=vocab, merges=[], unk_token=UNKNOWN if special_tokens else None, fuse_unk=False)
         )
-        # Pieces of a word and the blank before it keep the backend's work linear in the text's length.
+        # Splitting into words, each with the space before it, keeps the time linear in the length of the text.
         backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s?\S+|\s+"), "isolated")
         backend.decoder = decoders.Fuse()
         backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in named])
@@ -117,13 +118,13 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
 
     @property
     def alphabet(self) -> str:
-        """The known characters in the order of their ids, special tokens left out."""
+        """The known characters in the order of their ids, without special tokens."""
         vocab = self.get_vocab()
         special = set(self.all_special_tokens)
         return "".join(sorted((token for token in vocab if token not in special and len(token) == 1), key=vocab.get))
 
     def unknown_characters(self, text: str) -> list[str]:
-        """The distinct characters of `text` outside the alphabet, in the order of their code points."""
+        """Returns the distinct characters of `text` that are not in the alphabet, sorted by code point."""
         return sorted(set(text).difference(self.get_vocab()))
 
     def __call__(self, text=None, text_pair=None, *args, **kwargs):
@@ -139,24 +140,24 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         return super().tokenize(text, pair, *args, **kwargs)
 
     def _batch_encode_plus(self, batch_text_or_text_pairs, *args, **kwargs):
-        # Transformers 4 alone has this method, and `encode_plus` and `batch_encode_plus`, which call it.
+        # Only transformers 4 has this method, and `encode_plus` and `batch_encode_plus`, which call it.
         self._refuse_unknown(batch_text_or_text_pairs)
         return super()._batch_encode_plus(batch_text_or_text_pairs, *args, **kwargs)
 
     def _refuse_unknown(self, *texts) -> None:
         if self.unk_token is not None:
             return
-        for text in texts:  # without an unknown token the backend would drop a character without a word
+        for text in texts:  # without an unknown token, the backend would silently drop a character
             if isinstance(text, (list, tuple)):
                 self._refuse_unknown(*text)
             elif isinstance(text, str) and (unknown := self.unknown_characters(text)):
                 raise UnknownCharacterError(
                     f"the alphabet of this model has no {describe_characters(unknown)}; it has {len(self.alphabet)} "
-                    f"characters: {self.alphabet!r}. Leave the unknown ones out, or train with special_tokens: true"
+                    f"characters: {self.alphabet!r}. Leave out the unknown ones, or train a model with special_tokens: true"
                 )
 
     def encode_utf8(self, data: np.ndarray) -> np.ndarray:
-        """Ids of UTF-8 bytes, vectorised.
+        """Encodes UTF-8 bytes, vectorised.
 
         The ids are those of `tokenizer(text, split_special_tokens=True, add_special_tokens=False)`.
 
@@ -187,14 +188,14 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         return ids
 
     def encode_corpus(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of many texts at once: those of `encode_utf8`.
+        """Encodes many texts at once. The ids are those of `encode_utf8`.
 
         Args:
             texts: Any number of texts.
 
         Returns:
-            ids: all texts' ids one after the other, of the smallest unsigned type, shape `(characters,)`.
-            lengths: each text's number of ids, int64, shape `(len(texts),)`.
+            ids: the ids of all texts one after the other, of the smallest unsigned type, shape `(characters,)`.
+            lengths: the number of ids of each text, int64, shape `(len(texts),)`.
 
         Raises:
             UnknownCharacterError: a character is not in the alphabet and there is no `<|unk|>`.
@@ -205,10 +206,13 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
     @property
     def id_dtype(self) -> np.dtype:
         """The smallest unsigned type that holds every id."""
-        return np.min_scalar_type(len(self))  # one value is left over to mark what is missing
+        return np.min_scalar_type(len(self))  # there is one value to spare, which marks a missing character
 
     def _code_point_table(self) -> tuple[np.ndarray, int]:
-        """Id by code point, past the alphabet's last and all of Latin-1, and the value that stands for a missing character."""
+        """Returns a table of ids by code point, and the value that marks a missing character.
+
+        The table ends after the last character of the alphabet, and never before the end of Latin-1.
+        """
         vocab = self.get_vocab()
         alphabet = self.alphabet
         missing = len(vocab) if self.unk_token is None else self.unk_token_id
@@ -217,30 +221,31 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         return table, missing
 
     def render_song(self, text: str, artist: str = "", title: str = "") -> str:
-        """A song as it stands in the training text: `text` alone, or the song template filled in."""
+        """Returns a song as it is in the training text: `text` alone, or the song template filled in."""
         template = self.init_kwargs.get("song_template")
         if template is None:
             return text
-        names = {"artist": " ".join(artist.split()), "title": " ".join(title.split())}  # a header's line is one line
+        names = {"artist": " ".join(artist.split()), "title": " ".join(title.split())}  # a header has each on one line
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         return environment.from_string(template).render(**names, text=text)
 
     def song_prompt(self, artist: str = "", title: str = "") -> str:
-        """The prompt that starts a song: the token that begins one, and its header if there is a song template."""
+        """Returns the prompt that starts a song: the token that begins one, and a header if there is a song template."""
         return (self.bos_token or "") + self.render_song("", artist=artist, title=title)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> tuple[str, ...]:
         """Saves `tokenizer.json`, `tokenizer_config.json` and this file.
 
-        The class is named `PreTrainedTokenizerFast`, which every transformers has, and this one in `auto_map`: with
-        `trust_remote_code` one gets this class, without it a stock one that gives the same ids.
+        `tokenizer_config.json` names `PreTrainedTokenizerFast`, which every release of transformers has, and this class
+        only in `auto_map`. So users get this class with `trust_remote_code`, and without it a class that gives the same
+        ids.
         """
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         path = os.path.join(save_directory, "tokenizer_config.json")
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        for name in ("is_local", "local_files_only"):  # how it was loaded here says nothing about the tokenizer
+        for name in ("is_local", "local_files_only"):  # they say only how it was loaded here
             config.pop(name, None)
         with open(path, "w", encoding="utf-8") as file:
             file.write(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
