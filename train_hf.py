@@ -1,13 +1,13 @@
-"""Trains LyricGPT on a corpus of lyrics: `accelerate launch train_hf.py --config configs/sample.yaml`.
+"""Trains LyricGPT on song lyrics: `accelerate launch train_hf.py --config configs/sample.yaml`.
 
-One file, read from top to bottom: settings, devices, data, model, optimizers, what was there before, and one loop of
-evaluate -> forward -> backward -> step -> log. Notable:
+Read it from top to bottom: settings, devices, data, model, optimizers, resuming, and one loop of evaluate -> forward ->
+backward -> step -> log. Notable:
 
-- A batch is a function of (seed, step) and dropout of (seed, step, process, micro-batch), so there is no generator to
-  save and a resumed run is the run that was never stopped.
-- The run folder is a model from the first evaluation on: the best weights so far.
+- A batch depends only on (seed, step), and dropout only on (seed, step, process, micro-batch). So there is no random
+  state to save, and a resumed run gives the same result as one that never stopped.
+- From the first evaluation on, the run folder is a model: the best weights so far.
 - The same command resumes a run. On SIGINT, SIGTERM or a closed terminal, a run finishes the step, saves, and prints how to resume.
-- On a CPU in float32 the step has kernels of its own (`cpu_kernels`); everywhere else it is the platform's.
+- On a CPU in float32, a step uses our own kernels (`cpu_kernels`). Everywhere else it uses PyTorch's.
 """
 
 import math
@@ -40,7 +40,7 @@ from training_lyricgpt.terminal import command, program
 def prepare(
     args: Arguments, accelerator: Accelerator, model: LyricGPTForCausalLM
 ) -> tuple[torch.nn.Module, list[AcceleratedOptimizer]]:
-    """The model as it trains on this machine, and its optimizers."""
+    """Returns the model as it trains on this machine, and its optimizers."""
     optimizers = build_optimizers(args, model.to(accelerator.device), args.scores_scaled_by)
     if args.compile:
         model.compile()
@@ -49,7 +49,7 @@ def prepare(
 
 
 def key_dropout(args: Arguments, step: int, process: int, micro_batch: int) -> None:
-    """Seeds torch's generators for one micro-batch, so that dropout is a function of where in the run it is."""
+    """Seeds torch's generators for one micro-batch, so that dropout depends only on where in the run it is."""
     words = np.random.SeedSequence([args.seed % 2**64, step, process, micro_batch]).generate_state(2)
     torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
@@ -57,7 +57,7 @@ def key_dropout(args: Arguments, step: int, process: int, micro_batch: int) -> N
 def micro_batches(
     args: Arguments, corpus: TokenizedCorpus, accelerator: Accelerator, step: int
 ) -> Iterator[torch.Tensor]:
-    """This process's share of the global batch of a step, in micro-batches, on its device."""
+    """Yields this process's share of a step's batch in micro-batches, on its device."""
     offsets = batch_offsets(args.seed, step, args.batch_size, len(corpus.train), args.block_size)
     mine = np.array_split(offsets, accelerator.num_processes)[accelerator.process_index]
     for part in np.array_split(mine, accelerator.gradient_accumulation_steps):
@@ -75,7 +75,7 @@ def train_step(
     optimizers: list[AcceleratedOptimizer],
     step: int,
 ) -> torch.Tensor:
-    """One optimizer step; returns this process's mean loss in nats and the gradient's norm, shape `(2,)`, on its device."""
+    """Takes one step. Returns this process's mean loss in nats and the gradient's norm, shape `(2,)`, on its device."""
     losses, norm = [], None
     for index, windows in enumerate(micro_batches(args, corpus, accelerator, step)):
         key_dropout(args, step, accelerator.process_index, index)
@@ -98,7 +98,7 @@ def train_step(
 
 
 def train(args: Arguments, launch: str) -> None:
-    """The run from its settings to a finished model; `launch` is the command that goes on with it."""
+    """Trains a model from start to finish. `launch` is the command that resumes the run."""
     # Devices, data, and the folder
     run = Run(args, launch)
     args, corpus, accelerator = run.args, run.corpus, run.accelerator
@@ -114,10 +114,10 @@ def train(args: Arguments, launch: str) -> None:
         run.print_plan(model, trained, partial(train_step, args, corpus, accelerator, trained, optimizers))
         return
 
-    # What was there before
+    # Resuming
     step, stopped_by = run.restore(model, trained, optimizers), None
     if run.goes_on and step >= args.max_steps and run.has_evaluation(step):
-        run.say(f"the run in {run.folder} is complete: {step:,} steps (a larger --max_steps goes on)")
+        run.say(f"the run in {run.folder} is complete: {step:,} steps (set a larger --max_steps to continue it)")
         if run.is_main:
             run.finish()
         return
@@ -153,7 +153,7 @@ def train(args: Arguments, launch: str) -> None:
 
 def main() -> None:
     args = parse_arguments()
-    # The launcher sets this variable.
+    # `accelerate launch` sets this variable.
     start = f"{program('accelerate')} launch" if "ACCELERATE_MIXED_PRECISION" in os.environ else program("python")
     try:
         train(args, launch=f"{start} {shlex.join(sys.argv)}")
@@ -161,17 +161,17 @@ def main() -> None:
         if not another_process_ended(error):
             raise
         print(
-            "error: another process of this run has ended; what it said stands above, and one that said nothing was killed, "
-            "often for want of memory. What was saved is whole: run the same command again",
+            "error: another process of this run has ended. Its error is printed above, or it was killed, often because "
+            "memory ran out. Everything saved so far is intact: run the same command again to resume",
             file=sys.stderr,
         )
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; what was saved before is whole, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; what was saved is intact: run the same command again to resume", file=sys.stderr)
         sys.exit(130)
 
 
-cli = command()(main)  # what `python` and the installed commands start
+cli = command()(main)  # what `python train_hf.py` and the installed command call
 
 if __name__ == "__main__":
     cli()

@@ -73,19 +73,19 @@ def test_spotify_modern_trains_on_the_data_of_spotify_and_for_as_many_characters
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dataset: a.csv\nmax_step: 10", "unknown key 'max_step' .* did you mean 'max_steps'"),
+        ("dataset: a.csv\nmax_step: 10", "unknown setting 'max_step' .* did you mean 'max_steps'"),
         ("dataset: a.csv\nmax_steps: ten", "max_steps: invalid int value: 'ten'"),
         ("dataset: a.csv\nmax_steps: 1.5", "max_steps: invalid int value: '1.5'"),
         ("dataset: a.csv\ncompile: perhaps", "compile"),
-        ("dataset: a.csv\nbatch_size: [1, 2]", "batch_size is a list; a setting is one value"),
+        ("dataset: a.csv\nbatch_size: [1, 2]", "batch_size is a list, but a setting must be a single value"),
         ("dataset: a.csv\nvariant: baroque", "variant: invalid choice: .*classic"),
         ("dataset: a.csv\nlearning_rate:", "learning_rate is empty"),
         ("dataset: a.csv\nhidden_size: 100", "hidden_size 100 is not divisible by num_attention_heads 6; .* 102"),
         ("dataset: a.csv\nbatch_size: 0", "batch_size is 0"),
         ("dataset: a.csv\nvalidation_fraction: 1.5", "validation_fraction is 1.5"),
-        ("max_steps: 10", "no corpus"),
+        ("max_steps: 10", "no songs to train on"),
         ("- a\n- b", "holds a list"),
-        ("a: [", "not a YAML file"),
+        ("a: [", "cannot be read as YAML"),
     ],
 )
 def test_a_bad_configuration_is_refused_and_says_what_is_wrong(config, text, message):

@@ -83,7 +83,7 @@ def test_a_validation_split_shorter_than_a_window(tmp_path, make_songs):
 
 
 def test_an_unknown_key():
-    assert_refused(train(max_step=3), "unknown key 'max_step'", "did you mean 'max_steps'")
+    assert_refused(train(max_step=3), "unknown setting 'max_step'", "did you mean 'max_steps'")
 
 
 def test_a_value_of_the_wrong_type():
@@ -170,7 +170,7 @@ def test_unknown_held_out_characters_without_unk_name_the_way_out(tmp_path, make
         ({"seed": -1}, "seed is -1"),
         ({"sliding_window": 0}, "sliding_window is 0"),
         ({"sliding_window": 64}, "sliding_window 64 is larger than block_size 32"),
-        ({"hidden_size": 30}, "rotary positions turn pairs; choose a hidden_size that is a multiple of 4"),
+        ({"hidden_size": 30}, "rotary positions need an even number; choose a hidden_size that is a multiple of 4"),
         ({"beta2": 1}, "beta2 is 1.0"),
         ({"dropout": 1}, "dropout is 1.0"),
         ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),

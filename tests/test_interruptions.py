@@ -85,7 +85,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(tmp_pat
     # The published optimizer with a learning rate beyond all measure: the weights overflow within a few steps.
     absurd = {"learning_rate": 1e36, "warmup_steps": 4, "lr_schedule": "constant", "max_steps": 100, "save_interval": 1}
     result = train(output_dir=tmp_path / "run", **absurd | values)
-    assert_refused(result, "not finite at step", "checkpoints and the best model are of earlier steps", "learning_rate")
+    assert_refused(
+        result, "not finite at step", "checkpoints and the best model are from earlier steps", "learning_rate"
+    )
     for folder in list_checkpoints(tmp_path / "run" / "checkpoints"):
         read_checkpoint(folder)
         assert all(value.isfinite().all() for value in load_file(folder / "model.safetensors").values())
@@ -177,7 +179,7 @@ def test_a_worker_that_dies_ends_the_run_and_the_same_command_goes_on(start, tmp
     assert "another process of this run has ended" in errors, errors
     assert not psutil.wait_procs(workers.values(), timeout=60)[1], "a worker is left behind"
     result = assert_succeeds(run(command))
-    assert "going on from step" in result.stdout
+    assert "resuming from step" in result.stdout
     assert [row["step"] for row in metrics(tmp_path / "run")] == [0, 200, 400]
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "run" / "model.safetensors").values())
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2
@@ -263,7 +265,7 @@ def test_a_folder_that_is_moved_away_while_a_run_trains_in_it_is_noticed(start, 
         (tmp_path / "run").mkdir()
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in errors
-    assert f"error: {tmp_path / 'run'} is not the folder that this run began in: it was moved or deleted" in errors
+    assert f"error: {tmp_path / 'run'} was moved or deleted while the run was training in it" in errors
     assert "; saved" not in output
     assert not replaced or not list((tmp_path / "run").iterdir())  # nothing of it is written into another folder
     assert replaced or not (tmp_path / "run").exists()

@@ -117,7 +117,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, workers, limi
     child.join()
     assert child.exitcode == 1
     message = (tmp_path / "error.txt").read_text()
-    assert "cannot be written" in message and "Set LYRICGPT_CACHE to a folder with room" in message
+    assert "cannot be written" in message and "Set LYRICGPT_CACHE to a folder that you may write to" in message
     left = [path for path in (tmp_path / "cache" / "tokens").iterdir() if path.suffix != ".lock"]
     assert left == []
 

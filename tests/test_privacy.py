@@ -268,7 +268,7 @@ def test_an_odd_figure_is_one_line_or_taken_as_it_is(copy, tmp_path):
 def test_a_record_too_large_to_be_one_is_not_read(copy, tmp_path):
     with (copy / "environment.json").open("ab") as file:
         file.truncate(1 << 33)  # a hole: it takes no room
-    assert_not_staged(copy, tmp_path, "environment.json is no record: it has 8,589,934,592 bytes")
+    assert_not_staged(copy, tmp_path, "environment.json is not a record of a run: it has 8,589,934,592 bytes")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_a_run_goes_on_with_more_steps_and_equals_the_run_that_never_stopped(tmp
     assert_succeeds(train(output_dir=tmp_path / "whole", **schedule))
     assert_succeeds(train(output_dir=tmp_path / "parts", max_steps=10, **schedule))
     result = assert_succeeds(train(output_dir=tmp_path / "parts", **schedule))
-    assert "going on from step 10 of 20" in result.stdout
+    assert "resuming from step 10 of 20" in result.stdout
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -130,7 +130,7 @@ def test_a_run_without_its_last_checkpoint_goes_back_and_writes_every_step_once(
     weights.write_bytes(weights.read_bytes()[:1000])
     result = assert_succeeds(train(output_dir=folder))
     assert "step-00000020 is damaged" in result.stdout
-    assert "going on from step 10 of 20" in result.stdout
+    assert "resuming from step 10 of 20" in result.stdout
     assert_same_run(folder, tiny_run)
 
 
@@ -170,7 +170,7 @@ def test_a_run_whose_launcher_is_killed_saves_and_stops(tmp_path):
             time.sleep(0.05)
         launcher.kill()
         launcher.wait()
-    while "saved. To go on" not in output.read_text():
+    while "saved. To resume" not in output.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -198,10 +198,10 @@ def test_two_processes_give_the_curves_of_one_and_go_on_as_one(tmp_path):
         assert other["train_loss"] == pytest.approx(one["train_loss"], abs=1e-4)
         assert other["val_loss"] == pytest.approx(one["val_loss"], abs=1e-4)
     more = {"max_steps": 30}
-    assert "going on from step 20" in assert_succeeds(train(**values | more, output_dir=tmp_path / "two")).stdout
+    assert "resuming from step 20" in assert_succeeds(train(**values | more, output_dir=tmp_path / "two")).stdout
     # And the other way: what one process saved, two go on with.
     command = [*TWO_PROCESSES, "train_hf.py", *options(**TINY | values | more, output_dir=tmp_path / "one")]
-    assert "going on from step 20" in assert_succeeds(run(command)).stdout
+    assert "resuming from step 20" in assert_succeeds(run(command)).stdout
     for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert other["val_loss"] == pytest.approx(one["val_loss"], abs=1e-4)
 

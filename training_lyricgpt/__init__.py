@@ -1,8 +1,9 @@
-"""Everything around the model that stays at home, in buildings: `corpus`, `engine`, `model`, `quality`, `card`, `hub`.
+"""The code for training and publishing that is not uploaded with a model.
 
-Each imports from those before it alone; the scripts import from all, and nothing imports a script.
+Its packages are layers: `corpus`, `engine`, `model`, `quality`, `card`, `hub`. Each imports only from those before it.
+The scripts import from all of them, and nothing imports a script.
 """
 
 
 class LyricGPTError(Exception):
-    """Something the user can mend: the scripts print its message without a traceback and exit with status 1."""
+    """A problem that the user can fix. The scripts print its message without a traceback and exit with status 1."""

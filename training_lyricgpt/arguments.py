@@ -1,12 +1,13 @@
-"""Run configuration: four groups of settings, one YAML file a run, every field overridable on the command line.
+"""The settings of a run, in four groups. They come from a YAML file, and the command line can override each of them.
 
 Notable:
-- A function takes the group that it needs; `Arguments` is all four, frozen once parsed.
-- Each field has its bounds; rules about two fields are in the group's `__post_init__`.
-- YAML values pass through the same parser as the command line, so that `3e-4` is a number in both and a wrong type is
-  the same message in both.
-- An unknown key is refused with the nearest known name: a misspelt option that is silently ignored costs a night.
-- `describe_differences` is what a second start with the same folder is checked against.
+- A function takes only the group that it needs. `Arguments` has all four, and cannot be changed after parsing.
+- Each field has its bounds. Rules that involve two fields are in the group's `__post_init__`.
+- YAML values go through the same parser as the command line, so `3e-4` is a number in both, and a wrong type gives the
+  same message in both.
+- An unknown setting is an error that suggests the nearest known name. If a misspelled setting were ignored, somebody
+  would find out after a night of training.
+- When a run is resumed, `describe_differences` lists the settings that differ but must not.
 """
 
 import dataclasses
@@ -35,11 +36,11 @@ CONFIGS = next(
 )
 DEFAULT_CONFIG = CONFIGS / "sample.yaml"
 
-LARGEST = 10**12  # of any count
+LARGEST = 10**12  # the largest allowed count
 
-# What may change between two starts of one run; everything else that differs is refused.
+# Settings that may change when a run is resumed. A change of any other setting is an error.
 MAY_CHANGE = (
-    "dataset",  # moved: its checksum is compared instead
+    "dataset",  # the file may move: its checksum is compared instead
     "validation_file",
     "data_license",
     "max_steps",
@@ -58,7 +59,7 @@ MAY_CHANGE = (
 
 
 class Bounds(NamedTuple):
-    """What a number may be, in words and as a test."""
+    """The allowed range of a number, in words and as a test."""
 
     words: str
     hold: Callable[[float], bool]
@@ -74,7 +75,7 @@ SEED = Bounds("at least 0 and below 2**32", lambda value: 0 <= value < 2**32)
 
 
 def describe(text: str, default: Any, bounds: Bounds | None = None) -> Any:
-    """A dataclass field with its help text and what its number may be."""
+    """Returns a dataclass field with its help text and bounds."""
     return dataclasses.field(default=default, metadata={"help": text.replace("%", "%%"), "bounds": bounds})
 
 
@@ -95,13 +96,13 @@ class CorpusArguments(Group):
 
     dataset: str | None = describe(
         "Your lyrics: a table with one song per row (.csv, .tsv, .jsonl, .parquet), a text file (.txt), any of "
-        "these compressed (.gz, .zst, .zip), a pattern for several files, or a dataset on the Hub (user/name, "
-        "user/name:config, user/name:config:split).",
+        "these compressed (.gz, .zst, .zip), several files ('lyrics/*.csv', in quotes), or a dataset on the Hub "
+        "(user/name, user/name:config, user/name:config:split).",
         None,
     )
     data_license: str | None = describe(
-        "License of your lyrics, shown in the model card: an identifier of the Hub (cc0-1.0, cc-by-4.0, …) or "
-        "your own words. If not set: no license is stated. A license in the configuration file belongs to the "
+        "License of your lyrics, shown in the model card: an identifier from the Hub (cc0-1.0, cc-by-4.0, …) or "
+        "your own words. If not set: no license is shown. A license in a configuration file counts only for the "
         "dataset in the same file.",
         None,
     )
@@ -116,8 +117,8 @@ class CorpusArguments(Group):
     )
     encoding: str = describe("Text encoding of the files, for example latin-1.", "utf-8")
     cleaning: Literal["none", "standard"] = describe(
-        "standard: unify line breaks, remove trailing spaces and control characters, keep at most one empty line "
-        "in a row, use Unicode NFC. none: change nothing.",
+        "standard: make all line breaks the same, remove control characters and spaces at the ends of lines, keep at "
+        "most one empty line in a row, store accented letters in one way (Unicode NFC). none: change nothing.",
         "standard",
     )
     split: Literal["songs", "characters"] = describe(
@@ -131,15 +132,21 @@ class CorpusArguments(Group):
         SEED,
     )
     validation_fraction: float = describe(
-        "Share of the songs (or characters) to set aside for validation.", 0.1, INSIDE
+        "Share of the songs (or characters) to set aside for validation. 0.1 means 10%.", 0.1, INSIDE
     )
     validation_file: str | None = describe("Use this file for validation instead of a part of the dataset.", None)
     alphabet: Literal["train", "corpus"] = describe(
-        "Which songs the alphabet is taken from: those for training (train) or all (corpus).", "train"
+        "Which songs to collect the alphabet from. train: those for training. corpus: all.", "train"
     )
-    min_char_count: int = describe("Replace characters that occur less often than this with <|unk|>.", 1, COUNT)
-    special_tokens: bool = describe("Whether the alphabet has <|endoftext|>, <|unk|> and <|pad|>.", True)
-    max_songs: int | None = describe("Use only this many rows, drawn with split_seed.", None, COUNT)
+    min_char_count: int = describe("Replace characters that occur fewer times than this with <|unk|>.", 1, COUNT)
+    special_tokens: bool = describe(
+        "Whether the alphabet has marks for the end of a song (<|endoftext|>), an unknown character (<|unk|>) and "
+        "padding (<|pad|>).",
+        True,
+    )
+    max_songs: int | None = describe(
+        "Use only this many songs (rows of the table), chosen at random with split_seed.", None, COUNT
+    )
     near_duplicates: Literal["group", "drop", "keep", "ignore"] | None = describe(
         "What to do with songs that are almost the same, such as covers. group: keep them on the same side of the "
         "split. drop: keep only the first. keep: only count them. ignore: don't look for them. If not set: group, or "
@@ -148,7 +155,7 @@ class CorpusArguments(Group):
     )
     conditioning: Literal["none", "title", "artist_title"] = describe(
         "Put a header with the title, or with artist and title, before each song in training, so that you can ask "
-        "for a song by them.",
+        "for a song by title or artist.",
         "none",
     )
 
@@ -160,12 +167,12 @@ class CorpusArguments(Group):
             )
         if self.conditioning != "none" and (self.split == "characters" or not self.special_tokens):
             raise LyricGPTError(
-                f"conditioning is {self.conditioning!r}, which needs split: songs and special_tokens: true: a header belongs to "
-                "a whole song"
+                f"conditioning is {self.conditioning!r}, which needs split: songs and special_tokens: true, because a "
+                "header belongs to a whole song"
             )
         if self.near_duplicates == "group" and self.split == "characters":
             raise LyricGPTError(
-                "near_duplicates is 'group', which needs split: songs; with split: characters drop or keep them"
+                "near_duplicates is 'group', which needs split: songs; with split: characters, choose drop, keep or ignore"
             )
 
 
@@ -174,52 +181,60 @@ class ModelArguments(Group):
     """The size and kind of the model."""
 
     variant: Literal["classic", "modern"] = describe(
-        "modern: a current design (rotary positions, RMSNorm, SwiGLU, a sliding window). classic: the design of the original notebook, close to GPT-2.",
+        "modern: a current design (rotary positions, RMSNorm, SwiGLU, a sliding window). classic: the design of the "
+        "original notebook, close to GPT-2.",
         "modern",
     )
     block_size: int = describe("How many characters the model sees at once during training.", 256, COUNT)
-    hidden_size: int = describe("Width of the model. Must be a multiple of num_attention_heads.", 384, COUNT)
+    hidden_size: int = describe(
+        "Width of the model: how many numbers it keeps per character. Must be a multiple of num_attention_heads.",
+        384,
+        COUNT,
+    )
     num_hidden_layers: int = describe("Number of layers.", 6, COUNT)
-    num_attention_heads: int = describe("Number of attention heads.", 6, COUNT)
+    num_attention_heads: int = describe("Number of attention heads in each layer.", 6, COUNT)
     dropout: float | None = describe(
-        "Dropout of the residual branches and, in classic, of the attention weights. If not set: 0.2 for classic, 0 "
-        "for modern.",
+        "Share of the model's inner values to switch off at random during training, so that it can't learn songs by heart "
+        "as easily. Applies to the residual branches and, in classic, also to the attention weights. If not set: 0.2 for "
+        "classic, 0 for modern.",
         None,
         PART,
     )
     initialization: Literal["normal", "torch"] = describe(
-        "How the weights begin. normal: like GPT-2, with a standard deviation of 0.02. torch: PyTorch's defaults, "
-        "like the first version of the original notebook.",
+        "How to choose the random weights to start with. normal: like GPT-2, with a standard deviation of 0.02. torch: "
+        "PyTorch's defaults, like the first version of the original notebook.",
         "normal",
     )
     scores_scaled_by: Literal["head_size", "n_embd"] = describe(
-        "Divide attention scores by the square root of this. n_embd: the width, like the first version of the "
-        "published notebook (only for classic with adamw).",
+        "Divide attention scores by the square root of this. head_size: the width of one attention head. n_embd: the width "
+        "of the model, like the first version of the original notebook (only for classic with adamw).",
         "head_size",
     )
     init_from: str | None = describe(
-        "Start with the weights and the alphabet of this run folder or model on the Hub. The new model has the "
+        "Start from the weights and the alphabet of this run folder or model on the Hub. The new model has the "
         "same size.",
         None,
     )
     sliding_window: int | None = describe(
-        "How many characters each layer of a modern model looks back. If not set: half of block_size.", None, COUNT
+        "How many characters back each layer of a modern model looks. If not set: half of block_size.", None, COUNT
     )
 
     def __post_init__(self):
         super().__post_init__()
         if self.sliding_window is not None and self.sliding_window > self.block_size:
-            raise LyricGPTError(f"sliding_window {self.sliding_window} is larger than block_size {self.block_size}")
+            raise LyricGPTError(
+                f"sliding_window {self.sliding_window} is larger than block_size {self.block_size}; choose a smaller one"
+            )
         if self.hidden_size % self.num_attention_heads:
             nearest = max(1, round(self.hidden_size / self.num_attention_heads)) * self.num_attention_heads
             raise LyricGPTError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}; "
-                f"the nearest that is: {nearest}"
+                f"the nearest hidden_size that is: {nearest}"
             )
         if self.variant == "modern" and self.hidden_size // self.num_attention_heads % 2:
             raise LyricGPTError(
-                f"hidden_size {self.hidden_size} / num_attention_heads {self.num_attention_heads} is odd, and rotary positions "
-                f"turn pairs; choose a hidden_size that is a multiple of {2 * self.num_attention_heads}"
+                f"hidden_size {self.hidden_size} / num_attention_heads {self.num_attention_heads} is odd, but rotary positions "
+                f"need an even number; choose a hidden_size that is a multiple of {2 * self.num_attention_heads}"
             )
 
 
@@ -227,44 +242,49 @@ class ModelArguments(Group):
 class OptimizationArguments(Group):
     """How it is trained."""
 
-    batch_size: int = describe("How many pieces of text the model reads per step, over all processes.", 64, COUNT)
+    batch_size: int = describe("Number of pieces of text that the model reads per step, over all processes.", 64, COUNT)
     gradient_accumulation_steps: int | None = describe(
-        "How many parts each process divides its share of a batch into. If not set: on a CPU, as many as keep a part "
-        "in the processor's caches, otherwise 1.",
+        "Number of parts into which each process divides its share of a batch. If not set: on a CPU, as many as it takes for "
+        "a part to fit into the processor's caches; otherwise 1.",
         None,
         COUNT,
     )
-    max_steps: int = describe("How many steps to train.", 5000, COUNT)
+    max_steps: int = describe("Number of steps to train.", 5000, COUNT)
     optimizer: Literal["adamw", "muon"] = describe(
-        "adamw, or muon (Muon for the matrices of the layers and AdamW for the rest).", "adamw"
+        "adamw: AdamW for all parameters. muon: Muon for the matrices of the layers and AdamW for the rest.", "adamw"
     )
     learning_rate: float = describe("Highest learning rate of AdamW.", 3e-4, RATE)
     muon_learning_rate: float = describe("Highest learning rate of Muon.", 0.02, RATE)
     min_learning_rate: float = describe(
-        "AdamW's learning rate at the end of a decaying schedule. Muon's ends at the same fraction of its peak.",
+        "AdamW's learning rate at the end, if lr_schedule lowers it. Muon's ends at the same fraction of its peak.",
         0.0,
         FROM_ZERO,
     )
-    beta1: float = describe("AdamW's beta1, the decay of its first moment.", 0.9, PART)
-    beta2: float = describe("AdamW's beta2, the decay of its second moment.", 0.999, PART)
-    weight_decay: float = describe("Decoupled weight decay.", 0.01, FROM_ZERO)
+    beta1: float = describe("AdamW's beta1: the decay of its running mean of gradients.", 0.9, PART)
+    beta2: float = describe("AdamW's beta2: the decay of its running mean of squared gradients.", 0.999, PART)
+    weight_decay: float = describe(
+        "Decoupled weight decay: how strongly each step pulls the weights toward zero.", 0.01, FROM_ZERO
+    )
     decay_parameters: Literal["matrices", "all"] = describe(
-        "matrices: apply weight decay to matrices only. all: also to biases and norms, like PyTorch's default.",
+        "What weight decay applies to. matrices: only matrices. all: also biases and norms, like PyTorch's default.",
         "matrices",
     )
     max_grad_norm: float = describe(
-        "Clip the norm of the gradient to this value. 0 turns clipping off.", 1.0, FROM_ZERO
+        "Limit the norm (length) of the gradient to this value. 0 turns the limit off.", 1.0, FROM_ZERO
     )
     lr_schedule: Literal["constant", "cosine", "trapezoid"] = describe(
-        "What the learning rate does after the warm-up. constant: nothing. cosine: falls along a cosine. "
-        "trapezoid: stays constant, then falls in a straight line over the last decay_fraction of the steps.",
+        "What the learning rate does after the warm-up. constant: it stays the same. cosine: it falls along a cosine curve. "
+        "trapezoid: it stays the same, then falls in a straight line over the last part of the run (decay_fraction).",
         "cosine",
     )
     decay_fraction: float = describe(
-        "Share of the steps during which the learning rate of a trapezoid falls.", 0.6, SHARE
+        "With trapezoid: share of the steps, at the end, during which the learning rate falls.", 0.6, SHARE
     )
     warmup_steps: int = describe("Number of steps during which the learning rate rises to its peak.", 100, FROM_ZERO)
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = describe("If not set: as accelerate is configured.", None)
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = describe(
+        "Number format for most computations. bf16, fp16: 16 bits. no: 32 bits. If not set: as accelerate is configured.",
+        None,
+    )
     compile: bool = describe("Compile the model with torch.compile.", False)
     seed: int = describe("Seed for the initial weights, the batches, the dropout and the songs.", 1337, SEED)
 
@@ -275,15 +295,22 @@ class RunArguments(Group):
 
     eval_interval: int = describe("Number of steps between evaluations.", 500, COUNT)
     eval_batches: int = describe(
-        "How many batches of each split to read per evaluation. A smaller split is read whole.", 100, COUNT
+        "Number of batches of training text, and of validation text, to read per evaluation. If there is less, all of it "
+        "is read.",
+        100,
+        COUNT,
     )
     eval_only: bool = describe("Evaluate the model in output_dir and stop.", False)
-    plan: bool = describe("Estimate what the run would take on this computer, and stop.", False)
+    plan: bool = describe(
+        "Estimate how long the run would take on this computer and how much memory and disk space it would need, and stop.",
+        False,
+    )
     log_interval: int = describe("Number of steps between updates of the progress bar and the tracker.", 10, COUNT)
     save_interval: int = describe("Number of steps between checkpoints.", 500, COUNT)
-    sample_prompt: str = describe("How the song at each evaluation begins. Empty: the model begins.", "")
+    sample_prompt: str = describe("Beginning of the songs that the run writes. Empty: the model begins by itself.", "")
     quality_songs: int = describe(
-        "How many songs to write after the training, to measure how good they are and how much they copy. 0 turns this off.",
+        "Number of songs to write after the training, to measure how good they are and how much they copy. 0 turns this "
+        "off.",
         16,
         FROM_ZERO,
     )
@@ -291,15 +318,17 @@ class RunArguments(Group):
         "Stop after this many evaluations without a better validation loss. 0 never stops early.", 0, FROM_ZERO
     )
     tracker: Literal["none", "tensorboard", "trackio", "wandb"] = describe(
-        "Also send all figures to this tool.", "none"
+        "Also send all figures to this charting tool.", "none"
     )
-    output_dir: str | None = describe("Folder of the run. If not set: runs/ and the name of the configuration.", None)
+    output_dir: str | None = describe(
+        "Folder that the run writes. If not set: runs/ followed by the name of the configuration file.", None
+    )
     resume: Literal["auto", "never"] = describe(
         "auto: resume the run if there is one in output_dir. never: stop with an error if there is one.", "auto"
     )
 
 
-# NUL and surrogates: no file's name, no column and no text can hold them.
+# NUL and surrogates, which no file name, column name or text can contain.
 UNWRITABLE = {"\0", *map(chr, range(0xD800, 0xE000))}
 
 
@@ -308,7 +337,7 @@ class Arguments(CorpusArguments, ModelArguments, OptimizationArguments, RunArgum
     """All settings of a run.
 
     Attributes:
-        given: Names of the fields that stand on the command line.
+        given: Names of the settings that were given on the command line.
     """
 
     given: frozenset[str] = frozenset()
@@ -322,11 +351,13 @@ class Arguments(CorpusArguments, ModelArguments, OptimizationArguments, RunArgum
             )
 
     def replace(self, **values: Any) -> "Arguments":
-        """The same with other values; they are checked."""
+        """Returns a copy with other values, which are checked."""
         return dataclasses.replace(self, **values)
 
     def begin_with(self, shape: dict[str, Any], conditioning: str | None) -> "Arguments":
-        """The same for a run that begins with another model, whose shape is taken over; headers too, if there may be any.
+        """Returns the settings for a run that starts from another model.
+
+        They have the other model's shape, and its headers if this run can have headers.
 
         Raises:
             LyricGPTError: the command line asks for another shape.
@@ -334,8 +365,8 @@ class Arguments(CorpusArguments, ModelArguments, OptimizationArguments, RunArgum
         for name, value in shape.items():
             if name in self.given and getattr(self, name) != value:
                 raise LyricGPTError(
-                    f"{name} is {getattr(self, name)!r}, but the model to begin with, {self.init_from}, has {value!r}; leave "
-                    f"--{name} out, or begin without --init_from"
+                    f"--{name} is {getattr(self, name)!r}, but the model to start from, {self.init_from}, has {value!r}; leave "
+                    f"--{name} out, or start without --init_from"
                 )
         if conditioning and "conditioning" not in self.given and self.split == "songs" and shape["special_tokens"]:
             shape = shape | {"conditioning": conditioning}
@@ -359,7 +390,7 @@ FIRST = (
 
 
 class _Parser(HfArgumentParser):
-    """A parser of all fields: of each it takes the name, the type, the default and the help."""
+    """A parser for all settings. It takes the name, type, default and help text from each field."""
 
     def __init__(self, **options: Any):
         groups = []
@@ -372,7 +403,7 @@ class _Parser(HfArgumentParser):
         super().__init__(groups, allow_abbrev=False, **options)
 
     def format_help(self) -> str:
-        """What `--help` prints: the settings that most people change, then all others by group."""
+        """Returns the text of `--help`: the settings that most people change, then all others by group."""
         actions, given = {action.dest: action for action in self._actions}, read_yaml(DEFAULT_CONFIG)
         sections = {"Settings that most people change": FIRST}
         for group in GROUPS:
@@ -389,7 +420,7 @@ class _Parser(HfArgumentParser):
             for name in names:
                 choices, default = actions[name].choices, given.get(name, FIELDS[name].default)
                 if name == "data_license":
-                    default = None  # that of the sample songs is not anybody else's
+                    default = None  # the sample songs' license is not the license of other songs
                 value = f" {{{','.join(map(str, choices))}}}" if choices else ""
                 shown = "" if default in (None, "") else f" (default: {str(default).lower()})"
                 text = f"{FIELDS[name].metadata['help'].replace('%%', '%')}{shown}"
@@ -403,36 +434,38 @@ class _Parser(HfArgumentParser):
 
 def _refuse_unknown(name: str, where: str) -> NoReturn:
     near = difflib.get_close_matches(name.replace("-", "_"), FIELDS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(FIELDS))}"
-    raise LyricGPTError(f"unknown key {name!r} {where}; {hint}")
+    hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(sorted(FIELDS))}"
+    raise LyricGPTError(f"unknown setting {name!r} {where}; {hint}")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The fields a YAML file sets.
+    """Reads the settings in a YAML file.
 
     Raises:
-        LyricGPTError: no such file, not a YAML mapping, or an unknown key.
+        LyricGPTError: there is no such file, it is not a YAML mapping, or it has an unknown setting.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LyricGPTError(f"no configuration file at {path}; the ones that come along are in configs/") from None
-    except Exception as error:  # a tag makes PyYAML call what raises as it pleases
+        raise LyricGPTError(f"no configuration file at {path}; those that come with LyricGPT are in configs/") from None
+    except Exception as error:  # a YAML tag can make PyYAML raise any exception
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise LyricGPTError(f"{path} is not a YAML file that can be read ({what})") from None
+        raise LyricGPTError(f"{path} cannot be read as YAML ({what})") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise LyricGPTError(f"{path} holds a {type(values).__name__}; a configuration is a mapping of keys to values")
+        raise LyricGPTError(
+            f"{path} holds a {type(values).__name__}, but it must hold one setting per line, such as max_steps: 500"
+        )
     for key, value in values.items():
         if key not in FIELDS:
             _refuse_unknown(str(key), f"in {path}")
         if not isinstance(value, str | int | float | bool | datetime.date | None):
-            raise LyricGPTError(f"{path}: {key} is a {type(value).__name__}; a setting is one value")
-        if isinstance(value, int) and abs(value) > 2**64:  # (thousands of digits cannot even be printed)
-            raise LyricGPTError(f"{path}: {key} is a number beyond 2**64")
+            raise LyricGPTError(f"{path}: {key} is a {type(value).__name__}, but a setting must be a single value")
+        if isinstance(value, int) and abs(value) > 2**64:  # Python does not even print thousands of digits
+            raise LyricGPTError(f"{path}: {key} is a number beyond 2**64, which is too large")
         if isinstance(value, str) and not UNWRITABLE.isdisjoint(value):
-            raise LyricGPTError(f"{path}: {key} is {value!r}; no text has such a character")
+            raise LyricGPTError(f"{path}: {key} is {value!r}, which has a character that no text can have; remove it")
     return values
 
 
@@ -441,7 +474,9 @@ def _as_options(values: dict[str, Any]) -> list[str]:
     for key, value in values.items():
         if value is None:
             if FIELDS[key].default is not None:
-                raise LyricGPTError(f"{key} is empty in the configuration; its default is {FIELDS[key].default!r}")
+                raise LyricGPTError(
+                    f"{key} is empty in the configuration file; give it a value (default: {FIELDS[key].default!r})"
+                )
             continue
         if isinstance(value, bool) and FIELDS[key].type is not bool:
             value = "yes" if value else "no"  # YAML reads the word `no` as false
@@ -450,10 +485,12 @@ def _as_options(values: dict[str, Any]) -> list[str]:
 
 
 def parse_arguments(argv: list[str] | None = None) -> Arguments:
-    """The run's configuration: defaults, then the YAML file of `--config`, then the command line.
+    """Returns the settings of a run.
+
+    The command line overrides the YAML file of `--config`, which overrides the defaults.
 
     Raises:
-        LyricGPTError: what is wrong and what to do about it.
+        LyricGPTError: a setting is unknown or has a wrong value.
     """
     parser = _Parser(prog="train_hf.py", description="Trains a language model on song lyrics.")
     parser.add_argument(
@@ -470,12 +507,14 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     options = {part.partition("=")[0][2:].replace("-", "_") for part in argv if part.startswith("--")}
     given = frozenset(name for name in FIELDS if {name, f"no_{name}"} & options)
     if "data_license" not in given and not _is_same_dataset(values["dataset"], read.get("dataset")):
-        values["data_license"] = None  # what was stated is of other songs
+        values["data_license"] = None  # the license in the file is for other songs
     output_dir = values["output_dir"] or str(Path("runs") / Path(config).stem)
     try:
         values["output_dir"] = str(Path(output_dir).expanduser())
     except RuntimeError:
-        raise LyricGPTError(f"output_dir is {output_dir!r}, but there is no home of that name") from None
+        raise LyricGPTError(
+            f"output_dir is {output_dir!r}, but that user has no home folder; write out the path"
+        ) from None
     args = _with_dataset(values, given)
     if args.tracker != "none" and importlib.util.find_spec(args.tracker) is None:
         raise LyricGPTError(f"tracker is {args.tracker!r}, which is not installed: pip install {args.tracker}")
@@ -483,10 +522,10 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
 
 
 def load_arguments(path: str | Path) -> Arguments:
-    """The configuration that a run saved as `run.yaml`.
+    """Reads the settings that a run saved as `run.yaml`.
 
     Raises:
-        LyricGPTError: it is none, or a value cannot make a run.
+        LyricGPTError: the file cannot be read, or a setting is unknown or has a wrong value.
     """
     namespace = _Parser().parse_args(_as_options(read_yaml(path)))
     values = {name: getattr(namespace, name) for name in FIELDS}
@@ -495,24 +534,24 @@ def load_arguments(path: str | Path) -> Arguments:
 
 def _with_dataset(values: dict[str, Any], given: frozenset[str] = frozenset()) -> Arguments:
     if values["dataset"] is None:
-        raise LyricGPTError("no corpus: give one with --dataset path/to/lyrics.csv")
+        raise LyricGPTError("no songs to train on: name them with --dataset path/to/lyrics.csv")
     return Arguments(**values, given=given)
 
 
 def _is_same_dataset(one: str | None, other: str | None) -> bool:
-    """Whether two values of `dataset` name the same: as they stand, or as paths."""
+    """Returns whether two values of `dataset` are equal, or paths to the same file."""
     return one == other or bool(one and other and _absolute(one) == _absolute(other))
 
 
 def _absolute(path: str) -> str | Path:
     try:
         return Path(path).expanduser().resolve()
-    except (RuntimeError, ValueError):  # no home of that name, no path at all: refused where it is read
+    except (RuntimeError, ValueError):  # an unknown home folder, or not a path: reported when it is read
         return path
 
 
 def describe_differences(saved: Arguments, now: Arguments) -> list[str]:
-    """One line for each field that differs and may not; empty if `now` goes on with `saved`."""
+    """Returns a line for each setting that differs but must not. It is empty if `now` can resume `saved`."""
     return [
         f"{name}: {getattr(saved, name)!r} in the run, {getattr(now, name)!r} now"
         for name in FIELDS

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, checksums, and the folder that prepared corpora are kept in."""
+"""Atomic writes, checksums, locks, and the cache folder for prepared corpora."""
 
 import contextlib
 import hashlib
@@ -17,35 +17,35 @@ from . import LyricGPTError
 
 
 def cache_folder() -> Path:
-    """Where prepared corpora are kept: `LYRICGPT_CACHE`, or a folder of the user's cache."""
+    """Returns the folder for prepared corpora: `LYRICGPT_CACHE`, or a folder in the user's cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lyricgpt"
     return Path(os.environ.get("LYRICGPT_CACHE") or default).expanduser()
 
 
 @contextlib.contextmanager
 def writing_cache() -> Iterator[None]:
-    """Says what to do when the cache cannot be written.
+    """Turns a failure to write the cache into an error that says what to do.
 
     Raises:
-        LyricGPTError: it cannot.
+        LyricGPTError: the cache cannot be written.
     """
     try:
         yield
-    except Timeout:  # of a lock that another process holds
+    except Timeout:  # another process holds the lock
         raise
     except OSError as error:
         raise LyricGPTError(
-            f"the cache in {cache_folder()} cannot be written: {error}. Set LYRICGPT_CACHE to a folder with room that you may "
-            "write to, and run the same command again"
+            f"the cache in {cache_folder()} cannot be written: {error}. Set LYRICGPT_CACHE to a folder that you may write to "
+            "and that has enough space, and run the same command again"
         ) from error
 
 
-# Whatever is being written carries this name until it is whole.
+# The names of unfinished files and folders begin with this.
 UNFINISHED = ".saving-"
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Removes what a killed process left half-written."""
+    """Removes unfinished files and folders that a killed process left behind."""
     for path in list(folder.rglob(f"{UNFINISHED}*")):
         if path.is_dir():
             shutil.rmtree(path)
@@ -54,7 +54,7 @@ def clear_unfinished(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically: it is the old one or the new one, never half of one."""
+    """Writes a text file atomically: at any time, the file is the old one or the new one, never half of it."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
@@ -75,18 +75,18 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """Says what to do when a run's files cannot be written."""
+    """Turns a failure to write a run's files into a `LyricGPTError` that says what to do."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         raise LyricGPTError(
-            f"{folder} cannot be written: {error}. What was saved before is whole; mend the cause and run the same "
+            f"{folder} cannot be written: {error}. Everything saved before is intact. Fix the cause and run the same "
             "command again"
         ) from error
 
 
 class Place:
-    """A folder as it was when a run began to write into it: it may be moved away or replaced meanwhile."""
+    """A run's folder, which somebody may move or replace while the run writes into it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -100,20 +100,20 @@ class Place:
         return stat.st_dev, stat.st_ino
 
     def check(self) -> None:
-        """Raises LyricGPTError if the folder is no longer there, or is another one now."""
+        """Raises LyricGPTError if the folder is gone or has been replaced."""
         if self._look() != self.identity:
             raise LyricGPTError(
-                f"{self.folder} is not the folder that this run began in: it was moved or deleted meanwhile. Nothing more was "
-                "saved; what was saved before is whole wherever it lies now. Move it back and run the same command again, or "
-                "go on there with --output_dir"
+                f"{self.folder} was moved or deleted while the run was training in it. Nothing more was saved. If it was moved, "
+                "everything saved before is intact: move it back and run the same command again, or name its new place with "
+                "--output_dir"
             )
 
 
 def lock_folder(folder: Path) -> FileLock:
-    """Takes a run folder for this process; the lock goes with the process, whatever ends it.
+    """Locks a run folder for this process. The lock is released when the process ends, however it ends.
 
     Raises:
-        LyricGPTError: another process of this machine trains in it and does not end within ten seconds.
+        LyricGPTError: another process on this machine trains in it and does not end within ten seconds.
     """
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
     path = cache_folder() / "locks" / f"{name}.lock"
@@ -123,7 +123,9 @@ def lock_folder(folder: Path) -> FileLock:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     except Timeout:
-        raise LyricGPTError(f"another process is training in {folder}; wait for it, or choose another folder") from None
+        raise LyricGPTError(
+            f"another process is training in {folder}; wait until it ends, or choose another --output_dir"
+        ) from None
     return lock
 
 
@@ -132,17 +134,17 @@ def read_json(path: Path) -> Any:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, read through."""
+    """Returns the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def known_checksum(path: Path) -> str:
-    """SHA-256 of a file, from the index if path, size and modification time are those it was hashed with."""
+    """Returns the SHA-256 of a file, from an index if its path, size and modification time have not changed."""
     index_path = cache_folder() / "checksums.json"
     stat = path.stat()
     entry = {"size": stat.st_size, "modified": stat.st_mtime_ns}
-    name = os.fsencode(path.resolve()).decode("utf-8", "backslashreplace")  # (a name need not be UTF-8)
+    name = os.fsencode(path.resolve()).decode("utf-8", "backslashreplace")  # file names need not be UTF-8
 
     def read_index() -> dict[str, dict[str, Any]]:
         try:

@@ -1,10 +1,11 @@
-"""What the records of a run hold, field by field, and reading them: somebody else may have written them.
+"""The fields of a run's records, and how to read a record that somebody else may have written.
 
 Notable:
-- pydantic checks each field; a record that is too large, too deep or oddly typed is one line that names the file. Fields
-  that are not listed here are dropped, so nothing else can act on a model, or be published.
-- A field that tells something of the user is marked with what that is (`About`). Publishing takes paths and names of people
-  and machines out of it, and a dry run lists it: see `privacy`.
+- pydantic checks each field. A record that is too large, is nested too deeply or has a wrong type gives an error of one
+  line that names the file. Fields that are not listed here are dropped, so they can neither affect a model nor be
+  published.
+- A field that reveals something about the user is marked with what that is (`About`). Publishing removes paths and
+  names of people and machines from it, and a dry run lists it: see `privacy`.
 """
 
 import functools
@@ -21,11 +22,11 @@ from typing_extensions import TypedDict, is_typeddict
 
 from . import LyricGPTError
 
-LARGEST = 1 << 28  # bytes of a record; one of 57,650 files has some 10 MB
+LARGEST = 1 << 28  # bytes of a record; the record of a corpus of 57,650 files has about 10 MB
 
 
 class About(Enum):
-    """What a field tells of the user: something of the machine, of the data, or words of songs, which stay as they are."""
+    """What a field reveals: something about the machine or the data, or words of songs, which are published unchanged."""
 
     MACHINE = "machine"
     DATA = "data"
@@ -33,15 +34,15 @@ class About(Enum):
 
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
-Figure = Annotated[float, Field(ge=-1e30, le=1e30)]  # (no NaN)
-MaybeNaN = float  # a share of nothing
+Figure = Annotated[float, Field(ge=-1e30, le=1e30)]  # excludes NaN
+MaybeNaN = float  # NaN if there is nothing to take a share of
 Share = Annotated[float, Field(ge=0, le=1)]
 Version = Annotated[str, Field(pattern=r"^\d[\w.+!-]{0,99}$")]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Line = Annotated[str, Field(max_length=4000)]
 MachineText, DataText = Annotated[Line, About.MACHINE], Annotated[Line, About.DATA]
 DataCount = Annotated[Count, About.DATA]
-Words = Annotated[str, Field(max_length=1_200_000), About.WORDS]  # no longer than all of Unicode
+Words = Annotated[str, Field(max_length=1_200_000), About.WORDS]  # long enough for all of Unicode
 
 typed = with_config(extra="ignore", strict=True)
 
@@ -75,7 +76,7 @@ class NearDuplicates(TypedDict):
 
 @typed
 class Split(TypedDict, total=False):
-    """A number of each side of the split."""
+    """A count for each side of the split."""
 
     train: Count
     validation: Count
@@ -89,7 +90,7 @@ class Tokens(TypedDict):
 
 @typed
 class CleaningRemoved(TypedDict, total=False):
-    """How much of each kind cleaning changed."""
+    """How many items of each kind cleaning removed or changed."""
 
     line_endings: Count
     trailing_blanks: Count
@@ -100,7 +101,7 @@ class CleaningRemoved(TypedDict, total=False):
 
 @typed
 class Rows(TypedDict):
-    """What was read of the files."""
+    """What was read from the files."""
 
     rows: DataCount
     songs: DataCount
@@ -167,7 +168,7 @@ class Evaluation(TypedDict):
 
 @typed
 class Passage(TypedDict):
-    """A run of characters that stands in a training song too."""
+    """A passage that also occurs in a training song."""
 
     text: Count
     characters: Words
@@ -177,7 +178,7 @@ class Passage(TypedDict):
 
 @typed
 class Side(TypedDict):
-    """Figures of songs: sampled ones, or those of the validation split."""
+    """Figures about the sampled songs, or about the songs of the validation split."""
 
     songs: Count
     characters: Count
@@ -202,7 +203,7 @@ class Quality(TypedDict):
 
 @typed
 class Song(TypedDict):
-    """A song that the card shows."""
+    """A song in the model card."""
 
     seed: Count
     artist: Words
@@ -220,7 +221,7 @@ class Songs(TypedDict):
     songs: Annotated[list[Song], Field(min_length=1, max_length=100)]
 
 
-# The packages whose versions a figure may depend on.
+# Packages whose versions may affect the figures.
 PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "huggingface_hub", "safetensors", "numpy",
     "pyarrow", "pydivsufsort", "rensa", "scipy", "xxhash",
@@ -230,7 +231,7 @@ Packages = typed(TypedDict("Packages", dict.fromkeys(PACKAGES, Annotated[Version
 
 @typed
 class Start(TypedDict):
-    """An entry of `environment.json`: what a run was trained with from a step on."""
+    """An entry of `environment.json`: what the run was trained with from a certain step on."""
 
     from_step: Count
     python: Annotated[Version, About.MACHINE]
@@ -249,7 +250,7 @@ class Start(TypedDict):
 
 @typed
 class TrainingState(TypedDict):
-    """What a checkpoint keeps besides weights and moments; a gradient scaler's state is `scaler`."""
+    """What a checkpoint keeps besides weights and moments. `scaler` is the state of the gradient scaler."""
 
     elapsed_seconds: NotRequired[Figure]
     scaler: NotRequired[dict[str, float]]
@@ -271,43 +272,45 @@ class SavedCheckpoint(TypedDict):
 
 
 def read_record(path: Path, kind: Any, remedy: str = "restore it") -> Any:
-    """A record of one value, checked: see `parse_record`."""
+    """Reads and checks a record: see `parse_record`."""
     return parse_record(read_text_of(path), kind, path, remedy)
 
 
 def read_text_of(path: Path) -> str:
-    """A record's text.
+    """Reads a record's text.
 
     Raises:
-        LyricGPTError: it is too large to be one, or no text.
+        LyricGPTError: the file is too large to be a record, or is not text.
     """
     try:
         if (size := path.stat().st_size) > LARGEST:
-            raise LyricGPTError(f"{path} is no record: it has {size:,} bytes, and none has more than {LARGEST:,}")
+            raise LyricGPTError(
+                f"{path} is not a record of a run: it has {size:,} bytes, and no record has more than {LARGEST:,}. Restore it"
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LyricGPTError(f"{path} cannot be read: {error}") from None
 
 
-adapter = functools.cache(TypeAdapter)  # of a type; making one takes longer than reading a record
+adapter = functools.cache(TypeAdapter)  # making one takes longer than reading a record
 
 
 def parse_record(text: str, kind: Any, path: Path, remedy: str, line: int | None = None) -> Any:
-    """A record of JSON, checked; fields that its type does not list are dropped.
+    """Parses and checks a JSON record. Fields that its type does not list are dropped.
 
     Args:
-        kind: A type of this file.
-        remedy: What the user can do if it is damaged.
-        line: Which one of the file the text is.
+        kind: One of the types in this module.
+        remedy: What the user can do if the record is damaged.
+        line: Number of the line in the file, if each line is a record.
 
     Raises:
-        LyricGPTError: in one line, what is wrong with it.
+        LyricGPTError: the record is damaged.
     """
     try:
         return adapter(kind).validate_python(json.loads(text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        what = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
+        what = f"{'.'.join(map(str, first['loc'])) or 'the whole record'}: {first['msg']}"
     except (ValueError, RecursionError) as error:
         what = str(error)
     what = " ".join(what.encode("utf-8", "backslashreplace").decode().split())[:400]
@@ -318,10 +321,10 @@ Change = Callable[[str, Any, About], Any]
 
 
 def change_fields(value: Any, kind: Any, change: Change, place: str = "") -> Any:
-    """A record with each of its fields that tell something of the user as `change(place, value, about)` gives it.
+    """Returns a record with `change(place, value, about)` in place of each field that reveals something about the user.
 
     Args:
-        place: Of the value in its file, for example `files[0].name`.
+        place: Where the value is in its file, for example `files[0].name`.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is NotRequired:

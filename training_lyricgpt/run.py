@@ -1,9 +1,9 @@
-"""A run: its folder, and all that stands around the steps of its training.
+"""A run: its folder, and everything around its training steps.
 
 Notable:
-- Another run's folder is never overwritten: see `model.resuming`.
+- It never overwrites another run's folder: see `model.resuming`.
 - Where processes wait for each other, all of them call the same method at the same step.
-- What is written is checked and written by the main process alone; only it knows all of `rows`.
+- Only the main process checks and writes files. Only its `rows` are complete.
 """
 
 import math
@@ -53,32 +53,31 @@ from .terminal import Output, program
 
 
 class Run:
-    """A run, from the opening of its folder to its end.
+    """A run, from opening its folder to its end.
 
     Attributes:
-        args: Its settings, completed with values from the machine and the parent model.
-        parent: The model that it begins with, if there is one.
-        goes_on: Whether its folder holds an earlier start.
+        args: Its settings, with values from the machine and the parent filled in.
+        parent: The model that it starts from, if any.
+        goes_on: Whether its folder already holds this run.
         rows: Its evaluations.
-        offsets: Where the windows of an evaluation begin.
+        offsets: Where the windows that evaluations read begin.
         elapsed: Seconds of training before this start.
 
     Raises:
-        LyricGPTError: whatever is wrong with settings, corpus or folder; nothing was changed.
+        LyricGPTError: something is wrong with the settings, the corpus or the folder. Nothing was changed.
     """
 
     def __init__(self, args: Arguments, launch: str):
         self.output, self.folder = Output(), Path(args.output_dir)
         self.accelerator = start_accelerator(args, args)
         args = args.replace(mixed_precision=self.accelerator.mixed_precision)
-        is_said = (
-            args.mixed_precision == "no" or "mixed_precision" in launch
-        )  # else the launcher's own configuration held it
+        # If the precision comes from the launcher's configuration, the command to resume has to name it.
+        is_said = args.mixed_precision == "no" or "mixed_precision" in launch
         self.launch = launch if is_said else f"{launch} --mixed_precision {args.mixed_precision}"
         self.is_main = self.accelerator.is_main_process
         writes = self.is_main and not (args.eval_only or args.plan)
         self.lock = lock_folder(self.folder) if writes else None
-        self.accelerator.wait_for_everyone()  # a run that is just stopping in this folder may still save
+        self.accelerator.wait_for_everyone()  # a run that is stopping in this folder may still be saving
         self.parent = load_parent(args.init_from, self.folder)
         if self.parent:
             args = args.begin_with(self.parent.shape, self.parent.conditioning)
@@ -86,9 +85,9 @@ class Run:
         self.corpus = load_corpus(args, self.parent.alphabet if self.parent else "")
         self.corpus.check_length(args.block_size)
         checksum, tokenizer = self.corpus.report["checksum"], self.corpus.tokenizer
-        encode_prompt(tokenizer, args.sample_prompt)  # a prompt that cannot be read is said now, not hours later
+        encode_prompt(tokenizer, args.sample_prompt)  # report a wrong prompt now, not hours later
         self.goes_on = check_folder(args, checksum, lambda before: describe_differences(before, args))
-        self.accelerator.wait_for_everyone()  # nobody writes before everybody has looked
+        self.accelerator.wait_for_everyone()  # no process writes before all have checked the folder
         if writes:
             with saving(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,23 +110,24 @@ class Run:
     def figures(
         self, model: torch.nn.Module, offsets: dict, should_stop: Callable[[], bool] = lambda: False
     ) -> dict | None:
-        """Figures of a model on the windows at `offsets`: see `evaluate_model`."""
+        """Evaluates a model on the windows at `offsets`: see `evaluate_model`."""
         with cpu_kernels(model, fits(self.args, self.accelerator)):
             return evaluate_model(
                 self.accelerator, model, self.corpus, offsets, self.args.block_size, self.args.batch_size, should_stop
             )
 
     def print_evaluation(self) -> None:
-        """What `--eval_only` asks for: the figures of the model in the folder."""
+        """Evaluates the model in the folder and prints its figures, for `--eval_only`."""
         if not self.goes_on:
-            raise LyricGPTError(f"output_dir {self.folder} holds no run to evaluate")
+            raise LyricGPTError(f"output_dir {self.folder} holds no run to evaluate; set --output_dir to a run folder")
         model = load_model(self.folder, str(self.folder))[0].to(self.accelerator.device)
+        self.say("losses are in nats per character (lower is better)")
         self.say("\n".join(f"{name}: {value:.4f}" for name, value in self.figures(model, self.offsets).items()))
 
     def print_plan(
         self, model: LyricGPTForCausalLM, trained: torch.nn.Module, train: Callable[[int], torch.Tensor]
     ) -> None:
-        """What `--plan` asks for; `train` trains a step."""
+        """Prints what the run would take, for `--plan`. `train` trains one step."""
         args, characters = self.args, len(self.corpus.train)
         few = {split: offsets[: args.batch_size] for split, offsets in self.offsets.items()}
         share = sum(map(len, few.values())) / sum(map(len, self.offsets.values()))
@@ -140,27 +140,27 @@ class Run:
     def restore(
         self, model: LyricGPTForCausalLM, trained: torch.nn.Module, optimizers: list[AcceleratedOptimizer]
     ) -> int:
-        """Loads the newest checkpoint, if there is one; returns its step.
+        """Loads the newest checkpoint, if there is one, and returns its step.
 
         Args:
-            model: As it is saved.
-            trained: The same as it trains on this machine.
+            model: The model as it is saved.
+            trained: The same model as it trains on this machine.
         """
         self.model, self.trained = model, trained
         self.optimizers = [optimizer.optimizer for optimizer in optimizers]
         step, rows = 0, read_metrics(self.folder) if self.goes_on else []
         checkpoint, complaints = latest_checkpoint(self.folder / "checkpoints")
         for complaint in complaints:
-            self.say(f"warning: {complaint}; going back to the one before it")
+            self.say(f"warning: {complaint}; trying the one before it")
         if checkpoint is not None:
             load_checkpoint(checkpoint, model, self.optimizers)
             step = self.saved_step = checkpoint.step
             self.elapsed = checkpoint.state.get("elapsed_seconds", 0.0)
             if (scaler := checkpoint.state.get("scaler")) and self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(scaler)
-        if (self.folder / WEIGHTS).exists():  # else it stopped within the first evaluation
+        if (self.folder / WEIGHTS).exists():  # otherwise the run stopped during the first evaluation
             self.rows = [row for row in rows if row["step"] <= step]
-        if self.rows and self.is_main:  # a kill may have come between the record and what is drawn from it
+        if self.rows and self.is_main:  # a killed run may have written its metrics but not these
             with saving(self.folder):
                 write_reports(self.folder, self.corpus.report, self.rows)
         return step
@@ -172,7 +172,7 @@ class Run:
         return len(self.rows) - 1 - self.rows.index(best_evaluation(self.rows))
 
     def begin(self, step: int) -> None:
-        """Says where the training begins, notes with what, and starts the clock."""
+        """Prints where the training begins, records the environment, and starts the clock."""
         args = self.args
         self.rate = matrix_product_rate(self.model.config, self.accelerator)
         if self.is_main:
@@ -180,7 +180,7 @@ class Run:
                 note_start(self.folder, self.accelerator, step, args.max_steps, args.eval_interval, args.init_from)
         if step:
             is_over = step >= args.max_steps
-            self.say(f"going on from step {step:,}" + ("; no step is left" if is_over else f" of {args.max_steps:,}"))
+            self.say(f"resuming from step {step:,}" + ("; no steps are left" if is_over else f" of {args.max_steps:,}"))
         start_tracker(self.accelerator, args, args.to_dict())
         self.stop = Stop(self.output)
         self.started = self.interval_started = time.perf_counter()
@@ -195,20 +195,20 @@ class Run:
         )
         self.trained.train()
         if self.parent and self.saved_step is None:
-            self.save(step)  # from now on the model begun with may be gone, or trained on
+            self.save(step)  # by the next start, the parent may be gone or trained further
 
     def seconds(self) -> float:
-        """How long the run has trained, all starts together."""
+        """Returns how long the run has trained, over all its starts."""
         return self.elapsed + time.perf_counter() - self.started
 
     def speed(self) -> dict[str, float]:
-        """Characters a second since the last evaluation, and the share of the machine's matrix products that they take."""
+        """Returns characters per second since the last evaluation, and what share of the machine's FLOP/s they use."""
         characters = self.interval_steps * self.args.batch_size * self.args.block_size
         speed = characters / (time.perf_counter() - self.interval_started)
         return {"chars_per_second": speed, "mfu": speed * flops_per_character(self.model.config) / self.rate}
 
     def evaluate(self, step: int) -> signal.Signals | None:
-        """One evaluation: figures, a sample, the best weights, the reports. Returns the signal if one interrupted it."""
+        """Evaluates, writes a sample, saves the best weights and reports. Returns the signal if one interrupted it."""
         args, speed, began = self.args, self.speed(), time.perf_counter()
         figures = self.figures(
             self.trained, self.offsets, lambda: self.stop.requested(self.accelerator, is_logging=True) is not None
@@ -218,7 +218,7 @@ class Run:
         if not math.isfinite(figures["train_loss"] + figures["val_loss"]):
             raise LyricGPTError(
                 f"the loss is not finite at step {step} (training {figures['train_loss']}, validation "
-                f"{figures['val_loss']}). The run folder keeps its best model; try a lower learning_rate"
+                f"{figures['val_loss']}). The folder keeps its best model. Try a lower learning_rate with another --output_dir"
             )
         row = {"step": step, **{name: value for name, value in figures.items() if not name.startswith("train_bits")}}
         row |= {"learning_rate": learning_rate(args, max(0, step - 1)), **speed}
@@ -247,23 +247,23 @@ class Run:
         return None
 
     def note(self, figures: torch.Tensor, step: int) -> None:
-        """Notes a step on the device: the first that is not finite is looked at when something is read anyway."""
+        """Counts a step and notes, on the device, the first that is not finite. (Reading it here would slow a GPU.)"""
         self.interval_steps += 1
         self.bar.update()
         wrong = ~figures.isfinite().all() if self.accelerator.scaler is None else ~figures[0].isfinite()
         self.first_wrong = torch.where(wrong & (self.first_wrong == 0), step, self.first_wrong)
 
     def refuse_wrong(self, step: int) -> None:
-        """Stops the run, on every process, if a loss or a gradient since the last look was not finite."""
+        """Stops the run on every process if a loss or gradient since the last check was not finite."""
         if bad := int(self.accelerator.gather(self.first_wrong).max()):
             raise LyricGPTError(
-                f"the loss or its gradient is not finite at step {bad} (found at step {step}). Nothing of it was saved: "
-                "checkpoints and the best model are of earlier steps. Try a lower learning_rate, a smaller max_grad_norm "
+                f"the loss or its gradient is not finite at step {bad} (found at step {step}). Nothing from that step was saved; "
+                "checkpoints and the best model are from earlier steps. Try a lower learning_rate, a smaller max_grad_norm "
                 "or more warmup_steps, with another --output_dir"
             )
 
     def log(self, step: int, figures: torch.Tensor, rate: float) -> None:
-        """Shows and tracks a step's loss."""
+        """Shows a step's loss and sends it to the tracker."""
         self.refuse_wrong(step)
         loss, norm = self.accelerator.reduce(figures, "mean").tolist()
         speed = self.speed()
@@ -271,7 +271,7 @@ class Run:
         self.accelerator.log({"loss": loss, "gradient_norm": norm, "learning_rate": rate, **speed}, step=step)
 
     def save(self, step: int) -> None:
-        """Writes a checkpoint, unless it lies there already."""
+        """Writes a checkpoint, unless it exists already."""
         if self.is_main:
             self.place.check()
         if step == self.saved_step and checkpoint_path(self.folder / "checkpoints", step).exists():
@@ -286,7 +286,7 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def close(self, step: int, stopped_by: signal.Signals | None) -> None:
-        """Ends this start: a run that was stopped saves, says how it goes on and leaves; any other finishes."""
+        """Ends this start. A run that was stopped saves, prints how to resume and exits. Any other run finishes."""
         self.bar.close()
         if stopped_by:
             if step:
@@ -295,7 +295,7 @@ class Run:
             if self.is_main:
                 self.output.write_last(
                     f"stopped by {stopped_by.name} at step {step:,} of {self.args.max_steps:,}; "
-                    f"{'saved' if step else 'nothing to save yet'}. To go on, run the same command:\n  {self.launch}"
+                    f"{'saved' if step else 'nothing to save yet'}. To resume, run the same command:\n  {self.launch}"
                 )
             sys.exit(128 + stopped_by)
         if self.is_main:
@@ -307,7 +307,7 @@ class Run:
         self.output.close()
 
     def finish(self) -> None:
-        """Reports what came out of the run, writes a song and judges its songs."""
+        """Prints the results, writes a song and judges the model's songs."""
         args, folder = self.args, self.folder
         self.say(f"\n{describe_end(self.rows)}")
         model, tokenizer = load_model(folder, str(folder))
@@ -316,5 +316,5 @@ class Run:
         if args.quality_songs:
             asked = (args.quality_songs, args.sample_prompt, args.seed)
             self.say(describe_quality(judge_once(folder, model, self.corpus, self.rows, *asked)) + "\n")
-        self.say(f"model:  {folder}\ncurves: {folder / 'curves.png'}")
-        self.say(f"more:   {program('python')} -m training_lyricgpt.sample {shlex.quote(str(folder))}")
+        self.say(f"model:  {folder}\ncurves: {folder / 'curves.png'}\nTo write more songs, run:")
+        self.say(f"  {program('python')} -m training_lyricgpt.sample {shlex.quote(str(folder))}")

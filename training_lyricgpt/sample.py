@@ -1,8 +1,8 @@
 """Writes songs with a trained model: `python -m training_lyricgpt.sample RUN --prompt "I walked along"`.
 
 Notable:
-- It streams: transformers' own streamers wait for whole words, a character model need not.
-- Sample i of a call is drawn with seed `seed + i`, so any of several can be drawn again alone.
+- Each character is shown as soon as it is written. (transformers' own streamers wait for whole words.)
+- The songs of a call use the seeds `seed`, `seed + 1`, …, so you can write any one of them again alone.
 """
 
 import argparse
@@ -21,10 +21,11 @@ from .terminal import command
 
 
 class CharacterStreamer(BaseStreamer):
-    """Writes each character as soon as it is drawn; special tokens are left out.
+    """Writes each character as soon as it is drawn. Special tokens are left out.
 
     Args:
-        skip_prompt: Leave out what the song begins with. (Without a prompt that may be a character: see `generation_config`.)
+        skip_prompt: Whether to leave out the first ids, which are the prompt. (Without a prompt, the first id may be a
+            character of the song: see `generation_config`.)
     """
 
     def __init__(self, tokenizer: LyricGPTTokenizer, file: TextIO, skip_prompt: bool = True):
@@ -33,7 +34,7 @@ class CharacterStreamer(BaseStreamer):
         self.is_prompt = skip_prompt
 
     def put(self, value: torch.Tensor) -> None:
-        if self.is_prompt:  # the caller has printed it as it was given
+        if self.is_prompt:  # the caller has already printed the prompt
             self.is_prompt = False
             return
         self.file.write(self.tokenizer.decode(value.flatten(), skip_special_tokens=True))
@@ -45,16 +46,20 @@ class CharacterStreamer(BaseStreamer):
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m training_lyricgpt.sample", description="Write songs.")
-    parser.add_argument("run", help="run folder, or id of a model on the Hub")
-    parser.add_argument("--prompt", default="", help="how the song begins (default: a new song)")
+    parser.add_argument("run", help="run folder, or a model on the Hub (user/name)")
+    parser.add_argument("--prompt", default="", help="how the song begins (default: the model begins by itself)")
     parser.add_argument("--artist", default="", help="artist of a new song, for a model trained with headers")
     parser.add_argument("--title", default="", help="title of a new song, for a model trained with headers")
     parser.add_argument("--num_samples", type=int, default=1, help="songs to write (default: 1)")
-    parser.add_argument("--temperature", type=float, default=None, help="above 1 wilder, below 1 safer (default: 0.9)")
-    parser.add_argument("--max_new_tokens", type=int, default=None, help="characters at most (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first song (default: 0)")
+    parser.add_argument(
+        "--temperature", type=float, default=None, help="how adventurous: 0.7 is careful, 1.2 is wild (default: 0.9)"
+    )
+    parser.add_argument("--max_new_tokens", type=int, default=None, help="most characters to write (default: 1000)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the first song; the same seed gives the same song (default: 0)"
+    )
     args = parser.parse_args(argv)
     if args.num_samples < 1:
         raise LyricGPTError(f"--num_samples is {args.num_samples}; it must be at least 1")
@@ -62,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         raise LyricGPTError(f"--max_new_tokens is {args.max_new_tokens}; it must be at least 1")
     if args.temperature is not None and not 0 <= args.temperature <= 100:
         raise LyricGPTError(
-            f"--temperature is {args.temperature}; it must lie between 0 (always the likeliest) and 100"
+            f"--temperature is {args.temperature}; it must be between 0 (always the likeliest character) and 100"
         )
     model, tokenizer = load_run(args.run)
     options = {name: value for name in ("temperature", "max_new_tokens") if (value := getattr(args, name)) is not None}
@@ -71,7 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     prompt = args.prompt
     if args.artist or args.title:
         if tokenizer.init_kwargs.get("song_template") is None:
-            raise LyricGPTError(f"{args.run} knows no artists and titles: it was trained with conditioning: none")
+            raise LyricGPTError(
+                f"--artist and --title can't be used: {args.run} was trained without them (conditioning: none). Leave them out"
+            )
         prompt = tokenizer.song_prompt(args.artist, args.title) + args.prompt
     _, remark = encode_prompt(tokenizer, prompt)
     if remark:
@@ -84,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         write_song(model, tokenizer, prompt, seed=args.seed + index, streamer=streamer, **options)
 
 
-cli = command()(main)  # what `python` and the installed commands start
+cli = command()(main)  # what `python -m` and the installed command call
 
 if __name__ == "__main__":
     cli()

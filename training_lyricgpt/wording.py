@@ -1,21 +1,21 @@
-"""Numbers as a person says them."""
+"""Texts and numbers for people to read."""
 
 import math
 
 
 def shown(text: str, most: int = 400) -> str:
-    """A text of a file or of a library in one line that a terminal can show."""
+    """Makes text from a file or a library safe to print: one line, printable, and at most `most` characters."""
     line = " ".join(text.encode("utf-8", "replace").decode().split())
     return "".join(character if character.isprintable() else "?" for character in line)[:most]
 
 
 def plural(count: int, noun: str, ending: str = "s") -> str:
-    """A number and its noun."""
+    """Returns a number with its noun, for example `1 song` or `2 songs`."""
     return f"{count:,} {noun}" + ("" if count == 1 else ending)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Returns a time in seconds, minutes or hours, for example `5 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -24,5 +24,5 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as a person says them."""
+    """Returns a number of bytes in MB or GB, for example `12 MB`."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
