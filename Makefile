@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/sample.yaml
 ARGS ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
+# Quiet twice: only errors are printed, not warnings about package indexes that this machine is set up with.
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
 # The tests whose results depend on how the processor rounds.
 NUMERIC := $(addprefix tests/test_,conditioning.py cpu_kernels.py evaluation.py generation.py modeling.py optimization.py stock.py)

@@ -258,6 +258,14 @@ def test_the_report_says_what_was_read_skipped_changed_and_rare(tmp_path, make_s
         assert part in text, text
 
 
+def test_a_line_break_at_the_end_of_each_song_is_not_reported(tmp_path):
+    songs = [f"{letter} line\nanother line\n" for letter in "abcdefghijkl"]
+    path = write_songs(tmp_path / "songs.csv", songs)
+    report = load_corpus(parse_arguments([f"--dataset={path}", "--output_dir=unused"])).report
+    assert report["changed_by_cleaning"] == report["cleaning_removed"]["blank_lines"] == 12
+    assert "cleaning" not in describe_corpus(report)
+
+
 # --- what others' files look like -------------------------------------------------------------------------------------
 
 

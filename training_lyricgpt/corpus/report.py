@@ -43,12 +43,11 @@ def describe_songs(report: dict[str, Any]) -> list[str]:
         lines.append(
             f"  {plural(copies, 'song')} {'is an exact copy' if copies == 1 else 'are exact copies'} of another"
         )
-    removed = [
-        plural(count, CLEANING[kind])
-        for kind, count in report["cleaning_removed"].items()
-        if count and kind in CLEANING
-    ]
-    if report["changed_by_cleaning"]:
+    counts = {kind: count for kind, count in report["cleaning_removed"].items() if count and kind in CLEANING}
+    removed = [plural(count, CLEANING[kind]) for kind, count in counts.items()]
+    # A line break at the end of each song is no news.
+    is_usual = counts.keys() == {"blank_lines"} and counts["blank_lines"] <= report["changed_by_cleaning"]
+    if report["changed_by_cleaning"] and not is_usual:
         what = f": {', '.join(removed)} removed" if removed else ""
         lines.append(f"  cleaning changed {plural(report['changed_by_cleaning'], 'song')}{what}")
     if normalized := report["cleaning_removed"].get("normalized_songs"):
