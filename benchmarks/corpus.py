@@ -1,16 +1,16 @@
-"""How fast a corpus is prepared, and in how much memory: `python benchmarks/corpus.py`.
+"""Measures how fast a corpus is prepared, and in how much memory: `python benchmarks/corpus.py`.
 
-CSVs in the Spotify schema are made of the words of the embedded songs (1,190 characters a song, lines that end in two blanks, CR,
-LF, a song in a hundred a cover of another) and prepared by each way in a process of its own. Seconds are counted after
-imports; memory is the largest sum of anonymous pages (`Pss_Anon`) of that process and its children, so it is known on Linux
-only. Nothing is cached, neither what was prepared nor, on Linux, the file's pages, except where it says so.
+It makes CSVs in the Spotify schema from the words of the embedded songs (1,190 characters per song; lines end in two spaces, CR
+and LF; one song in a hundred is a cover of another) and prepares them in several ways, each in its own process. Seconds are
+counted after imports. Memory is the largest sum of anonymous pages (`Pss_Anon`) of that process and its children, so it is
+known on Linux only. Unless it says so, nothing is cached: neither prepared corpora nor, on Linux, the file's pages.
 
-- LyricGPT: the whole way from the file to memory-mapped token streams, hashing included; without the search for near-duplicates,
-  with it, and again when it is prepared already.
-- The floor: pyarrow's CSV reader alone, then one table look-up over the bytes of all texts; and the same without holding the
-  corpus in memory or converting the other columns, which nothing can undercut. Neither writes anything.
-- On a cut of 20 MB: the published way (pandas, join, a list comprehension over characters), a `tokenizers` model in
-  `Dataset.map`, and the two above.
+- LyricGPT: everything from the file to memory-mapped token streams, hashing included. It is measured without the search for
+  near-duplicates, with it, and again when the corpus is prepared already.
+- The floor: pyarrow's CSV reader alone, then one table look-up over the bytes of all texts. The streamed floor does the same
+  without holding the corpus in memory or converting the other columns. Nothing can be faster. Neither writes anything.
+- The original way (pandas, join, a list comprehension over characters) and a `tokenizers` model in `Dataset.map`, on 20 MB
+  only.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LINES_A_SONG = 27
 POOL_LINES = 200_000
 SAMPLING_SECONDS = 0.05
 TOUCHED_BYTES = 3 << 30
-NEED_CACHE = ("again", "drawing")  # of the way before them
+NEED_CACHE = ("again", "drawing")  # they use the cache of the way before them
 BATCH_SIZE, BLOCK_SIZE = 64, 256
 DRAWN_BATCHES = 200
 
@@ -61,7 +61,7 @@ def write_corpus(path: Path, size_mb: float, seed: int = 0) -> None:
         while size < size_mb * 1e6:
             rows = []
             for lines in draw.integers(POOL_LINES, size=(1000, LINES_A_SONG)).tolist():
-                if song % 100 == 99:  # a cover of the song before: one line is another, the last ones are sung again
+                if song % 100 == 99:  # a cover of the song before: one line is different, the last four are repeated
                     lines = [*before[:5], lines[0], *before[6:], *before[-4:]]
                 before = lines
                 text = "  \r\n".join([pool[line] for line in lines])
@@ -73,11 +73,11 @@ def write_corpus(path: Path, size_mb: float, seed: int = 0) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The ways; each is timed from after its imports
+# The ways to prepare a corpus; timing starts after their imports
 
 
 def prepared(path: Path, *options: str) -> Callable[[], dict]:
-    """LyricGPT: all that training needs before its first step."""
+    """LyricGPT: everything that training needs before its first step."""
     from training_lyricgpt.arguments import parse_arguments
     from training_lyricgpt.corpus.cache import load_corpus
     from training_lyricgpt.engine.devices import keep_freed_memory
@@ -108,7 +108,7 @@ def floor(path: Path) -> Callable[[], dict]:
 
 
 def streamed_floor(path: Path) -> Callable[[], dict]:
-    """The same a few megabytes at a time, of the one column."""
+    """The same for the text column only, a few megabytes at a time."""
     import pyarrow.csv
 
     table = np.arange(256, dtype=np.uint8)
@@ -126,7 +126,7 @@ def streamed_floor(path: Path) -> Callable[[], dict]:
 
 
 def published(path: Path) -> Callable[[], dict]:
-    """The published notebook's way: pandas, one string, a list comprehension over its characters."""
+    """The original notebook's way: pandas, one string, a list comprehension over its characters."""
     import pandas as pd
     import torch
 
@@ -140,7 +140,7 @@ def published(path: Path) -> Callable[[], dict]:
 
 
 def tokenized(path: Path) -> Callable[[], dict]:
-    """A character tokenizer of `tokenizers` in `Dataset.map`, on all cores."""
+    """A character tokenizer from `tokenizers` in `Dataset.map`, on all cores."""
     from datasets import load_dataset
 
     from tokenization_lyricgpt import LyricGPTTokenizer
@@ -162,7 +162,7 @@ def tokenized(path: Path) -> Callable[[], dict]:
 
 
 def tokenizing(path: Path, num_proc: int | None) -> Callable[[], dict]:
-    """LyricGPT's tokenizing stage alone, its songs read beforehand."""
+    """LyricGPT's tokenizing stage alone. The songs are read beforehand."""
     from tokenization_lyricgpt import LyricGPTTokenizer
     from training_lyricgpt.arguments import parse_arguments
     from training_lyricgpt.corpus.songs import read_songs
@@ -185,7 +185,7 @@ def tokenizing(path: Path, num_proc: int | None) -> Callable[[], dict]:
 
 
 def drawing(path: Path) -> Callable[[], dict]:
-    """Batches of 64 windows of 256 from a prepared corpus."""
+    """Draws batches of 64 windows of 256 characters from a prepared corpus."""
     from training_lyricgpt.arguments import parse_arguments
     from training_lyricgpt.corpus.cache import load_corpus
     from training_lyricgpt.corpus.streams import batch_offsets
@@ -217,14 +217,14 @@ WAYS = {
 
 
 def run_way(name: str, path: Path, observed: bool) -> None:
-    """What a child process does: one way, timed, as JSON; its memory may be observed."""
+    """Runs in a child process: times one way and prints JSON. `observed` says that its memory is being measured."""
     way = WAYS[name](path)
-    os.sync()  # what was written before is not written while this is timed
-    if not observed:  # memory that a virtual machine has given back is slow the first time
+    os.sync()  # so that earlier writes do not reach the disk while this is timed
+    if not observed:  # memory that a virtual machine has given back is slow the first time, so use it once
         np.ones(TOUCHED_BYTES, np.uint8)
     if name not in NEED_CACHE and hasattr(
         os, "posix_fadvise"
-    ):  # the first time that a corpus is read, it comes from the disk
+    ):  # forget the file's pages, so that it is read from the disk
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     started = time.perf_counter()
@@ -237,7 +237,7 @@ def run_way(name: str, path: Path, observed: bool) -> None:
 
 
 def anonymous_bytes(root: int) -> int:
-    """The sum of `Pss_Anon` of a process and all below it, in bytes."""
+    """The sum of `Pss_Anon` of a process and its descendants, in bytes."""
     total, pending = 0, [root]
     while pending:
         folder = Path(f"/proc/{pending.pop()}")
@@ -246,13 +246,13 @@ def anonymous_bytes(root: int) -> int:
                 pending += map(int, (task / "children").read_text().split())
             rollup = (folder / "smaps_rollup").read_text()
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
         total += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss_Anon"))
     return total
 
 
 def run_process(name: str, path: Path, cache: Path, observed: bool) -> dict:
-    """Runs a way in a process of its own: its figures, and `peak_memory_mb` if it is observed."""
+    """Runs a way in its own process. Returns its figures, with `peak_memory_mb` if it is observed."""
     command = [sys.executable, __file__, "--way", name, "--path", str(path), *(["--observed"] if observed else [])]
     environment = os.environ | {"LYRICGPT_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache / "hf")}
     cache.mkdir(parents=True, exist_ok=True)
@@ -276,7 +276,7 @@ def run_process(name: str, path: Path, cache: Path, observed: bool) -> dict:
 
 
 def measure(names: tuple[str, ...], path: Path, folder: Path, rounds: int) -> dict[str, dict]:
-    """Figures of several ways: memory of a first round, then the median of the seconds of `rounds` that nobody watches, in turns."""
+    """Measures several ways in turns: memory in a first round, then median seconds over `rounds` unobserved rounds."""
     cache, figures, seconds = folder / "cache", {}, {name: [] for name in names}
     for number in range(rounds + 1):
         for name in names:
@@ -289,7 +289,7 @@ def measure(names: tuple[str, ...], path: Path, folder: Path, rounds: int) -> di
 
 
 def measure_size(size_mb: float, folder: Path, names: tuple[str, ...], rounds: int) -> dict[str, dict]:
-    """All figures of a corpus of one size."""
+    """The figures of these ways for a corpus of one size."""
     path = folder / f"songs-{size_mb:g}mb.csv"
     write_corpus(path, size_mb)
     megabytes = path.stat().st_size / 1e6
@@ -301,12 +301,12 @@ def measure_size(size_mb: float, folder: Path, names: tuple[str, ...], rounds: i
 
 
 TITLES = {
-    "ours": "LyricGPT",
-    "with_near_duplicates": "LyricGPT, near-duplicates too",
-    "again": "LyricGPT, prepared before",
+    "ours": "LyricGPT, near-duplicates ignored",
+    "with_near_duplicates": "LyricGPT, default settings",
+    "again": "LyricGPT, in the cache already",
     "floor": "floor: CSV reader, then a look-up",
-    "streamed_floor": "floor, streamed, one column",
-    "published": "the published way",
+    "streamed_floor": "floor, streamed, text column only",
+    "published": "the original way",
     "tokenizers": "tokenizers in Dataset.map",
     "tokenizing_0": "tokenizing alone, no worker",
     "tokenizing_1": "tokenizing alone, 1 worker",
@@ -328,11 +328,13 @@ def print_table(figures: dict[str, dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size_mb", type=float, nargs="+", default=[100, 1000], help="sizes of the large corpora")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the seconds are the median")
-    parser.add_argument("--json", action="store_true", help="one size, one line of JSON")
     parser.add_argument(
-        "--folder", type=Path, help="where corpora and caches lie meanwhile (default: a temporary folder)"
+        "--size_mb", type=float, nargs="+", default=[100, 1000], help="sizes of the large corpora in MB"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds, of which the median is shown")
+    parser.add_argument("--json", action="store_true", help="measure only the first size and print one line of JSON")
+    parser.add_argument(
+        "--folder", type=Path, help="where to put temporary corpora and caches (default: the system's folder)"
     )
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
@@ -365,8 +367,9 @@ def main() -> None:
             seconds = [figures[f"tokenizing_{workers}"]["seconds"] for workers in (0, 1, 2)]
             drawing_ms = 1000 * figures["drawing"]["seconds"] / DRAWN_BATCHES
             print(
-                f"two workers tokenize {seconds[1] / seconds[2]:.2f}x as fast as one, {seconds[0] / seconds[2]:.2f}x as fast as this "
-                f"process alone; a batch of {BATCH_SIZE} x {BLOCK_SIZE} takes {drawing_ms:.2f} ms"
+                f"two workers tokenize {seconds[1] / seconds[2]:.2f}x as fast as one worker and "
+                f"{seconds[0] / seconds[2]:.2f}x as fast as none\n"
+                f"drawing a batch of {BATCH_SIZE} x {BLOCK_SIZE} takes {drawing_ms:.2f} ms"
             )
             print(f"songs with a near-duplicate: {figures['with_near_duplicates']['near_duplicates']:,}")
 

@@ -1,19 +1,20 @@
-r"""Characters a second: LyricGPT's `generate` beside GPT-2's, a loop without a cache, and the bare matrix products.
+r"""Compares the writing speed of LyricGPT's `generate` with GPT-2's, a loop without a cache, and bare matrix products.
 
     python benchmarks/generation.py --classic runs/songs-classic --modern runs/songs-modern
 
-The runs it was written for (about 20 minutes each; the same with `--variant modern`):
+Train these two runs first, which takes about 20 minutes each. The modern one is the same with `--variant modern` and
+`--output_dir runs/songs-modern`:
 
     accelerate launch train_hf.py --variant classic --block_size 256 --hidden_size 384 --num_hidden_layers 6 \
         --num_attention_heads 6 --batch_size 16 --dropout 0.1 --max_steps 300 --eval_interval 50 \
         --output_dir runs/songs-classic
 
-All in one process and in turns, medians over rounds; float32, batch 1 and 16. The prompts begin songs that the models
-have not seen. Notable:
+Everything runs in one process, in turns, in float32, at batch 1 and 16. Speeds are medians over rounds. The prompts are
+the beginnings of validation songs. Notable:
 - GPT-2 is the stock model of the classic run: the same weights, the same distribution. It stops at its block.
-- `transformers' loop` is LyricGPT as it would generate without its own loop: no drafts, no fused matrices.
-- The floor is what one character's products of vector and matrix cost when nothing else is done.
-- The end of a song is kept from ending it: every contender writes the length asked for.
+- `transformers' loop` is LyricGPT without its own loop: no drafts, no fused matrices.
+- The floor is the time for one character's products of vectors and matrices, and nothing else.
+- Songs cannot end early, so every contender writes the same length.
 """
 
 import argparse
@@ -43,12 +44,12 @@ from training_lyricgpt.model.loading import load_run
 from training_lyricgpt.model.stock import make_stock
 
 PROMPT_LENGTH = 32
-# Characters at the beginning and the end of a song whose speeds are compared.
+# Characters at the beginning and at the end of a song whose speeds are compared.
 STRETCH = 200
 
 
 class Clock(BaseStreamer):
-    """Notes when each character came."""
+    """Notes when each character arrives."""
 
     def __init__(self):
         self.times = []
@@ -60,12 +61,12 @@ class Clock(BaseStreamer):
         pass
 
     def speed(self, first: int, last: int) -> float:
-        """Characters a second from the `first` to the `last` that was written."""
+        """Characters per second from the `first` to the `last` one."""
         return (last - first) / (self.times[last] - self.times[first])
 
 
 def describe(run: str) -> str:
-    """The recipe of a run and what it reached, in a line."""
+    """The recipe of a run and its lowest loss, in one line."""
     args = load_arguments(Path(run) / "run.yaml")
     best = min(read_metrics(Path(run)), key=lambda row: row["val_loss"])
     return (
@@ -76,18 +77,20 @@ def describe(run: str) -> str:
 
 
 def held_out_prompts(run: str, tokenizer: LyricGPTTokenizer, count: int) -> torch.Tensor:
-    """The beginnings `(count, PROMPT_LENGTH)` of held-out songs, each behind the token that begins a song."""
+    """Beginnings of validation songs, `(count, PROMPT_LENGTH)`, each with the token that starts a song."""
     ids = torch.from_numpy(load_run_corpus(Path(run)).validation.ids.astype("int64"))
     starts = (ids == tokenizer.bos_token_id).nonzero()[:, 0]
     starts = [start for start in starts.tolist() if start + PROMPT_LENGTH < len(ids)]
     if not starts:
-        raise LyricGPTError(f"{run}: its held-out text names no beginnings of songs; train with special_tokens: true")
+        raise LyricGPTError(
+            f"the validation text of {run} does not mark where songs begin; train with special_tokens: true"
+        )
     rows = [ids[start : start + PROMPT_LENGTH] for start in starts]
     return torch.stack([rows[index % len(rows)] for index in range(count)])
 
 
 def write(model: nn.Module, prompts: torch.Tensor, length: int, **options) -> float:
-    """Songs of `length` new characters; the speed in characters a second of one song."""
+    """Writes songs of `length` new characters. Returns the characters per second of one song."""
     start = time.perf_counter()
     model.generate(
         prompts,
@@ -102,7 +105,7 @@ def write(model: nn.Module, prompts: torch.Tensor, length: int, **options) -> fl
 
 @torch.no_grad()
 def write_without_cache(model: nn.Module, prompts: torch.Tensor, length: int) -> float:
-    """A loop like the published run's: the last block is read anew for each character."""
+    """A loop like the original notebook's, which reads the last block again for each character."""
     block_size = model.config.max_position_embeddings
     ids = torch.cat([prompts] * (1 + block_size // PROMPT_LENGTH), dim=1)  # a whole block from the first step on
     start = time.perf_counter()
@@ -124,7 +127,7 @@ def read_with_cache(model: GPT2LMHeadModel, prompts: torch.Tensor, length: int) 
 
 @torch.no_grad()
 def multiply_only(model: nn.Module, batch_size: int, length: int) -> float:
-    """Nothing but the products of one row a song with every matrix of the model."""
+    """Only the products of one row per song with every matrix of the model."""
     matrices = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     rows = [torch.randn(batch_size, matrix.shape[1]) for matrix in matrices]
     start = time.perf_counter()
@@ -141,7 +144,7 @@ def contenders(
     characters: int,
     stretches: dict[str, list[float]],
 ) -> dict[str, Callable[[], float]]:
-    """What is measured, by name; each call gives the speed of one song in characters a second."""
+    """The measurements by name. Each call returns the speed of one song in characters per second."""
     batch_size = len(prompts)
     stock = make_stock(classic)
     block_size = classic.config.max_position_embeddings
@@ -172,9 +175,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--classic", default="runs/songs-classic", help="a classic run")
     parser.add_argument("--modern", default="runs/songs-modern", help="a modern run of the same shape and alphabet")
-    parser.add_argument("--characters", type=int, default=2000, help="characters a song at batch 1 (a quarter at 16)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--characters", type=int, default=2000, help="characters per song at batch 1 (a quarter at 16)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median is shown (default: 5)")
+    parser.add_argument(
+        "--batch_sizes", type=int, nargs="+", default=[1, 16], help="songs written at once (default: 1 16)"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     args = parser.parse_args()
     use_all_cores()
@@ -182,7 +187,9 @@ def main() -> None:
     modern, _ = load_run(args.modern)
     shape = [(model.config.num_hidden_layers, model.config.hidden_size) for model in (classic, modern)]
     if shape[0] != shape[1] or classic.config.vocab_size != modern.config.vocab_size:
-        raise LyricGPTError(f"the two runs differ in shape or alphabet: layers and width {shape[0]} and {shape[1]}")
+        raise LyricGPTError(
+            f"{args.classic} and {args.modern} must have the same alphabet, layers and width; these are {shape[0]} and {shape[1]}"
+        )
     result = {
         "shape": shape[0],
         "threads": torch.get_num_threads(),
@@ -204,7 +211,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(
-        f"{shape[0][0]} layers x {shape[0][1]}, float32, {result['threads']} CPU threads, {args.rounds} rounds, medians"
+        f"{shape[0][0]} layers x {shape[0][1]}, float32, {result['threads']} CPU threads, medians of {args.rounds} rounds"
     )
     for line in result["runs"]:
         print(f"  {line}")
@@ -213,7 +220,7 @@ def main() -> None:
         print(f"\n{'batch ' + str(batch_size):30}{'characters/s':>14}{'x GPT-2':>9}")
         for name, speed in speeds.items():
             print(f"{name:30}{speed:14.0f}{speed / speeds['GPT-2, generate']:9.2f}")
-    print(f"\nspeed of the last {STRETCH} of {args.characters} characters, as a multiple of the first {STRETCH}:")
+    print(f"\nspeed of the last {STRETCH} of {args.characters} characters, divided by that of the first {STRETCH}:")
     for name, ratio in result["last / first characters"].items():
         print(f"  {name:28}{ratio:14.2f}")
 

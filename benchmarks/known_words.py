@@ -1,8 +1,8 @@
-"""Share of the words in sampled text that occur in the training songs: `python benchmarks/known_words.py runs/sample`.
+"""Measures how many of a model's words occur in the training songs: `python benchmarks/known_words.py runs/sample`.
 
-A character model has to spell every word anew, so this is the first thing that tells whether it has learned to write.
-Beside it stand two references: the held-out songs (real words, some of which the training songs lack) and letters
-drawn independently by their frequency.
+A character model spells every word letter by letter, so this is the first sign that it has learned to write. There are two
+references: validation songs (real words, some of which are not in the training songs), and random letters with the same
+frequencies as in the training songs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from training_lyricgpt.quality.metrics import words
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", nargs="?", default="runs/sample")
+    parser.add_argument("run", nargs="?", default="runs/sample", help="run folder (default: runs/sample)")
     parser.add_argument("--characters", type=int, default=5000, help="characters to sample")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
@@ -55,7 +55,9 @@ def main() -> None:
     if args.json:
         print(json.dumps({"run": args.run, "characters": len(text), "songs": song, **shares}))
         return
-    print(f"words that occur in the training songs ({len(known):,} distinct), {len(text):,} characters, {song} songs:")
+    print(
+        f"share of words that occur in the training songs ({len(known):,} different words); {len(text):,} characters of {song} songs:"
+    )
     for name, share in shares.items():
         print(f"  {name.replace('_', ' '):<15} {share:.1%}")
 

@@ -1,8 +1,9 @@
-"""How many near-duplicates are found, and what they do to a split: `python benchmarks/leaks.py --dataset songs.csv`.
+"""Measures how many near-duplicates are found, and how many leak: `python benchmarks/leaks.py --dataset songs.csv`.
 
-Each song gets a copy in which a share of its words is replaced, its commas are gone, some lines are in capitals and the last four
-are sung again. Then every fourth song gets such a copy at 3%, and the corpus is split as if nobody looked, with groups kept
-together, and with copies left out; held-out songs with a near-duplicate in training are counted each time.
+First, each song gets a copy in which a share of the words is replaced, commas are removed, some lines are in capitals and the
+last four are repeated. Then every fourth song gets such a copy with 3% of the words replaced, and the corpus is split in three
+ways: with near-duplicates ignored, with groups kept together, and with copies left out. Each time, it counts the validation
+songs with a near-duplicate in training.
 """
 
 import argparse
@@ -27,7 +28,7 @@ REPLACED = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2)
 
 
 def copy_with_changes(text: str, share: float, draw: random.Random) -> str:
-    """The song as somebody else wrote it down."""
+    """The song as somebody else might write it down."""
     lines = []
     for line in text.splitlines():
         words = [word if draw.random() >= share else f"{word[::-1]}{draw.randrange(1000)}" for word in line.split()]
@@ -38,7 +39,9 @@ def copy_with_changes(text: str, share: float, draw: random.Random) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", type=Path, nargs="+", default=[Path("data/sample_lyrics.csv")])
+    parser.add_argument(
+        "--dataset", type=Path, nargs="+", default=[Path("data/sample_lyrics.csv")], help="CSVs of songs"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     disable_progress_bars()
@@ -47,9 +50,7 @@ def main() -> None:
     for path in args.dataset:
         with path.open(encoding="utf-8", newline="") as file:
             texts += [row["text"] for row in csv.DictReader(file)]
-    print(
-        f"{len(texts)} songs\n\n| words replaced | copies found | other pairs called near-duplicates |\n|---|---|---|"
-    )
+    print(f"{len(texts)} songs\n\n| words replaced | copies found | false pairs found |\n|---|---|---|")
     for share in REPLACED:
         songs = [*texts, *(copy_with_changes(text, share, draw) for text in texts)]
         with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +62,7 @@ def main() -> None:
         print(f"| {share:.0%} | {found.mean():.0%} | {others} |")
 
     print(
-        "\n| near-duplicates | training songs | held out | of them with a near-duplicate in training |\n|---|---|---|---|"
+        "\n| near_duplicates | training songs | validation songs | of these with a near-duplicate in training |\n|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LYRICGPT_CACHE"] = folder

@@ -1,8 +1,8 @@
-"""How long it takes to find everything that songs copy from a training corpus: `python benchmarks/originality.py`.
+"""Measures how long it takes to find everything that songs copy from a corpus: `python benchmarks/originality.py`.
 
-A corpus of the size of the Spotify lyrics is generated and prepared; songs are made of it, a quarter of their characters copied
-word for word and the rest in an order of their own. Beside the index stands Python's own search for each window of 50
-characters, which finds no longest run and names no song; the shares that both find have to be equal.
+It makes and prepares a corpus of the size of the Spotify lyrics, and songs from it: a quarter of their characters are copied
+word for word, the rest are lines in random order. The index is compared with Python's own search for each window of 50
+characters, which finds no longest run and names no song. Both must find the same windows.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WINDOW = 50
 
 
 def make_songs(training: list[str], count: int, characters: int) -> list[str]:
-    """Songs of lines of the corpus drawn one by one, and at the end of each a passage as it stands in a song."""
+    """Songs made of random lines from the corpus. Each ends with a passage copied from one song."""
     draw, songs = np.random.default_rng(0), []
     for number in draw.integers(len(training) - 100, size=count).tolist():
         lines = [line for song in training[number : number + 100] for line in song.split("\n")]
@@ -38,9 +38,9 @@ def make_songs(training: list[str], count: int, characters: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size_mb", type=float, default=85)
-    parser.add_argument("--songs", type=int, default=16)
-    parser.add_argument("--characters", type=int, default=1000, help="of each song")
+    parser.add_argument("--size_mb", type=float, default=85, help="size of the corpus in MB (default: 85)")
+    parser.add_argument("--songs", type=int, default=16, help="songs to search for copies (default: 16)")
+    parser.add_argument("--characters", type=int, default=1000, help="length of each song (default: 1000)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "songs.csv"
@@ -55,25 +55,27 @@ def main() -> None:
 
         started = time.perf_counter()
         index = TrainingIndex(corpus.train, corpus.tokenizer)
-        index.longest_runs([songs[0][:WINDOW]])  # the array is made for the first search
+        index.longest_runs([songs[0][:WINDOW]])  # the first search makes the array
         made = time.perf_counter()
         runs = index.longest_runs(songs)
         searched = time.perf_counter()
 
-    text = "\0".join(training)  # what no song contains, so that none is found across two
+    text = "\0".join(training)  # no song contains it, so no window is found across two songs
     windows = [songs[0][i : i + WINDOW] for i in range(len(songs[0]) - WINDOW + 1)]
     begun = time.perf_counter()
     by_hand = [window in text for window in windows]
     ended = time.perf_counter()
     if (runs[0].lengths[: len(windows)] >= WINDOW).tolist() != by_hand:
-        sys.exit("error: the two searches disagree")
+        sys.exit("error: the index and Python's search find different windows")
     copied = np.concatenate([run.lengths[: len(run.lengths) - WINDOW + 1] >= WINDOW for run in runs])
     print(f"{len(text):,} training characters; {args.songs} songs of {args.characters:,} characters")
-    print(f"index made                   {made - started:8.2f} s")
-    print(f"all songs searched           {searched - made:8.2f} s")
-    print(f"by Python's search           {(ended - begun) * args.songs:8.2f} s (measured for one song)")
-    print(f"windows of {WINDOW} copied         {copied.mean():8.1%}")
-    print(f"longest run                  {max(run.lengths.max() for run in runs):8}")
+    print(f"making the index             {made - started:8.2f} s")
+    print(f"searching all songs          {searched - made:8.2f} s")
+    print(
+        f"with Python's search         {(ended - begun) * args.songs:8.2f} s (measured on one song, times {args.songs})"
+    )
+    print(f"copied windows of {WINDOW}         {copied.mean():8.1%}")
+    print(f"longest copy                 {max(run.lengths.max() for run in runs):8} characters")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What writing past the block costs in loss: `python benchmarks/past_window.py runs/songs-classic runs/songs-modern`.
+"""Measures the loss of writing past the block: `python benchmarks/past_window.py runs/songs-classic runs/songs-modern`.
 
-Characters 1,000 to 2,000 of held-out text are predicted twice, each from what is known when it is its turn:
+Characters 1,000 to 2,000 of validation text are predicted in two ways, each from the text before it:
 - as `generate` reads: with a cache, `modern` through its sliding window, `classic` from the start of its moving window;
-- by reading the whole last block anew for every character, which costs a block's work a character.
+- by reading the whole last block again for every character, which is a block's work per character.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from training_lyricgpt.model.loading import load_run
 
 @torch.no_grad()
 def losses_as_generated(model: LyricGPTForCausalLM, ids: torch.Tensor, first: int) -> torch.Tensor:
-    """Losses `(B, T - first)` in nats of the characters from `first` on of texts `(B, T)`."""
+    """The losses `(B, T - first)`, in nats, of the characters from `first` on in texts `(B, T)`."""
     decoder = IncrementalDecoder(model, padding=torch.zeros(len(ids), dtype=torch.long))
     columns = tqdm(range(first, ids.shape[1]), desc="as generated", disable=not sys.stderr.isatty())
     logits = torch.cat([decoder.read(ids[:, :column], keep=1) for column in columns], dim=1)
@@ -38,7 +38,7 @@ def losses_read_anew(model: LyricGPTForCausalLM, ids: torch.Tensor, first: int) 
     """The same losses, each from the whole last block read without a cache."""
     block_size = model.config.max_position_embeddings
     losses = []
-    for row in tqdm(ids, desc="read anew", disable=not sys.stderr.isatty()):
+    for row in tqdm(ids, desc="read again", disable=not sys.stderr.isatty()):
         windows = row.unfold(0, block_size, 1)[first - block_size : -1]  # (T - first, block_size)
         logits = torch.cat([model(part, use_cache=False, logits_to_keep=1).logits[:, 0] for part in windows.split(32)])
         losses.append(F.cross_entropy(logits, row[first:], reduction="none"))
@@ -47,10 +47,10 @@ def losses_read_anew(model: LyricGPTForCausalLM, ids: torch.Tensor, first: int) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+")
-    parser.add_argument("--texts", type=int, default=6, help="stretches of held-out text (default: 6)")
-    parser.add_argument("--first", type=int, default=1000, help="first character that counts")
-    parser.add_argument("--last", type=int, default=2000, help="length of a text")
+    parser.add_argument("runs", nargs="+", help="run folders")
+    parser.add_argument("--texts", type=int, default=6, help="pieces of validation text (default: 6)")
+    parser.add_argument("--first", type=int, default=1000, help="first character that counts (default: 1000)")
+    parser.add_argument("--last", type=int, default=2000, help="length of a piece (default: 2000)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     args = parser.parse_args()
     use_all_cores()
@@ -58,11 +58,13 @@ def main() -> None:
     for run in args.runs:
         model, _ = load_run(run)
         if not model.config.max_position_embeddings <= args.first < args.last:
-            raise LyricGPTError(f"--first {args.first} must lie past the block of {run} and before --last {args.last}")
+            raise LyricGPTError(f"--first {args.first} must be past the block of {run} and before --last {args.last}")
         ids = torch.from_numpy(load_run_corpus(Path(run)).validation.ids.astype("int64"))
         count = min(args.texts, len(ids) // args.last)
         if not count:
-            raise LyricGPTError(f"{run}: its held-out text has {len(ids)} characters, fewer than --last {args.last}")
+            raise LyricGPTError(
+                f"the validation text of {run} has {len(ids)} characters, fewer than --last {args.last}"
+            )
         texts = ids[: count * args.last].view(count, args.last)
         generated, anew = (rule(model, texts, args.first) for rule in (losses_as_generated, losses_read_anew))
         difference = (generated - anew).mean(dim=1)
@@ -80,8 +82,10 @@ def main() -> None:
     if args.json:
         print(json.dumps(results))
         return
-    print(f"loss in nats a character, characters {args.first:,} to {args.last:,} of held-out text")
-    print(f"{'run':28}{'characters':>11}{'as generated':>14}{'read anew':>11}{'difference':>12}{'+-':>9}")
+    print(
+        f"loss in nats per character (lower is better), characters {args.first:,} to {args.last:,} of validation text"
+    )
+    print(f"{'run':28}{'characters':>11}{'as generated':>14}{'read again':>11}{'difference':>12}{'±':>9}")
     for row in results:
         print(
             f"{row['run']:28}{row['characters']:11,}{row['as_generated']:14.4f}{row['read_anew']:11.4f}"

@@ -1,16 +1,16 @@
-"""Validation losses of recipes at equal data, batch, steps and parameter count, and the steps that each needs.
+"""Compares recipes at equal data, batch, steps and parameters: their validation losses, and the steps that each needs.
 
-    python benchmarks/recipe.py                                      # published and modern on --corpora, seed 1337
+    python benchmarks/recipe.py                                      # published and modern, embedded songs, seed 1337
     python benchmarks/recipe.py --corpora songs hymns.csv --seeds 1 2 3 --recipes modern adamw
     python benchmarks/recipe.py --recipes modern --vary dropout=0,0.1 weight_decay=0.01,0.1
 
 4 layers x 192, batch 32 x 128, 1,000 steps. Notable:
-- Each run is `train_hf.py`'s, in a folder of its own below --output_dir: whatever stops the benchmark, the same command
-  goes on with it, and what is complete is only read.
-- `published` is the recipe of `configs/spotify.yaml` with its classic model, `first_version` the same before its
-  initialisation was changed (`configs/shakespeare.yaml`), `modern` that of `configs/spotify_modern.yaml`.
-  `adamw` is modern's model with AdamW alone, at 2e-3 with a cosine.
-- A loss is said to be reached at the first evaluation that shows it, every 50 steps.
+- Each run is trained by `train_hf.py` in its own folder below --output_dir. Whatever stops the benchmark, the same command
+  resumes it. Complete runs are not trained again.
+- `published` is the original notebook's recipe (`configs/spotify.yaml`, with its classic model). `first_version` is the same
+  before its initialisation was changed (`configs/shakespeare.yaml`). `modern` is the recipe of `configs/spotify_modern.yaml`.
+  `adamw` is the modern model with AdamW alone, at 2e-3 with a cosine schedule.
+- Evaluations come every 50 steps. A loss counts as reached at the first one that shows it.
 """
 
 import argparse
@@ -40,7 +40,7 @@ EVERY = 50
 
 
 def corpus_options(corpus: str) -> dict[str, str | bool]:
-    """What a corpus is trained with: songs cleaned and split by song, a text by characters."""
+    """The settings for a corpus. Both kinds are cleaned; tables are split by song, texts by characters."""
     path = PROJECT / "data" / "sample_lyrics.csv" if corpus == "songs" else Path(corpus).resolve()
     is_text = path.suffix == ".txt"
     return {
@@ -53,7 +53,7 @@ def corpus_options(corpus: str) -> dict[str, str | bool]:
 
 
 def train(folder: Path, config: str, options: dict) -> list[dict]:
-    """The record of a run, trained now or before."""
+    """Trains a run unless it is complete, and returns its evaluations."""
     options = {"config": PROJECT / "configs" / config, "output_dir": folder, **options}
     command = [sys.executable, PROJECT / "train_hf.py", *(f"--{name}={value}" for name, value in options.items())]
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
@@ -63,7 +63,7 @@ def train(folder: Path, config: str, options: dict) -> list[dict]:
 
 
 def variants(recipes: list[str], vary: list[str]) -> dict[str, tuple[str, dict]]:
-    """Recipes by name; each setting of `vary` (FIELD=VALUE,VALUE) multiplies them."""
+    """The recipes by name, in every combination with the values in `vary` (FIELD=VALUE,VALUE)."""
     axes = [
         [(field, value) for value in values.split(",")] for field, _, values in (part.partition("=") for part in vary)
     ]
@@ -77,15 +77,23 @@ def variants(recipes: list[str], vary: list[str]) -> dict[str, tuple[str, dict]]
 
 
 def main() -> None:
-    """Trains what is not there yet and prints a table for each corpus."""
+    """Trains the runs that are missing and prints a table for each corpus."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpora", nargs="+", default=["songs"], help="files, or songs: the embedded ones")
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["published", "modern"])
-    parser.add_argument("--vary", nargs="+", default=[], help="FIELD=VALUE,VALUE: each recipe with each of them")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1337])
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--eval_batches", type=int, default=20)
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/recipe"))
+    parser.add_argument("--corpora", nargs="+", default=["songs"], help="files, or `songs` for the embedded songs")
+    parser.add_argument(
+        "--recipes",
+        nargs="+",
+        choices=RECIPES,
+        default=["published", "modern"],
+        help="recipes to compare (default: published modern)",
+    )
+    parser.add_argument("--vary", nargs="+", default=[], help="FIELD=VALUE,VALUE: try each recipe with each value")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1337], help="one run per seed (default: 1337)")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of each run (default: 1000)")
+    parser.add_argument("--eval_batches", type=int, default=20, help="batches per evaluation (default: 20)")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("runs/recipe"), help="where runs are kept (default: runs/recipe)"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     args = parser.parse_args()
     if args.steps < EVERY:
@@ -105,9 +113,11 @@ def main() -> None:
     quarters = sorted({max(EVERY, args.steps * part // 4 // EVERY * EVERY) for part in (1, 2, 3)} | {args.steps})
     for corpus in args.corpora:
         reference = results.get((corpus, "published"))
-        print(f"\n{Path(corpus).name}, {len(args.seeds)} seed(s): validation loss in nats a character\n")
         print(
-            f"| recipe | {' | '.join(f'step {step}' for step in quarters)} | lowest | every seed as good as `published` at |"
+            f"\n{Path(corpus).name}, {len(args.seeds)} seed(s): validation loss in nats per character (lower is better)\n"
+        )
+        print(
+            f"| recipe | {' | '.join(f'step {step}' for step in quarters)} | lowest | with every seed as good as `published` at |"
         )
         print("|---|" + "---|" * (len(quarters) + 2))
         for name in recipes:
@@ -127,7 +137,7 @@ def main() -> None:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation over the seeds."""
+    """The mean and standard deviation over the seeds."""
     text = f"{statistics.mean(values):.3f}"
     return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.3f}"
 

@@ -1,10 +1,11 @@
-"""The page under load: `python benchmarks/space.py [RUN]` (default: `runs/sample`; Linux).
+"""Measures the demo page under load: `python benchmarks/space.py [RUN]` (default: `runs/sample`; Linux only).
 
-Starts `space/app.py` on this machine and lets 8 people ask it for songs for a minute, each the next as soon as the last is
-written; every fourth time one leaves in the middle. Prints failures, songs, the median seconds from asking to the first characters and
-to the last, and the server's own memory (`Pss_Anon`: without mapped files) after a minute of the same (malloc's
-arenas fill first) and at the end.
-Ends with an error if a song failed or memory grew by more than a tenth.
+Starts `space/app.py` on this machine. For a minute, 8 people ask it for songs, each for the next one as soon as the last is
+written. Every fourth time, they leave in the middle. Before that, the same load for another minute fills malloc's arenas.
+
+Prints failures, songs, the median seconds from the request to the first and to the last characters, and the server's own memory
+(`Pss_Anon`, which leaves out mapped files) at the start and at the end. Fails if a song failed or memory grew by more than a
+tenth.
 """
 
 import argparse
@@ -25,16 +26,16 @@ LENGTH = 600
 
 
 class Load:
-    """What people asked of one server, and what they got."""
+    """What people request from one server, and what they get."""
 
     def __init__(self, address: str):
         self.address = f"{address}/gradio_api/call/write"
         self.failures: list[str] = []
         self.left = 0
-        self.seconds: list[tuple[float, float]] = []  # to the first characters, to the last
+        self.seconds: list[tuple[float, float]] = []  # to the first and to the last characters
 
     def ask(self, prompt: str, seed: int, leave: bool = False) -> None:
-        """One song; raises nothing, but counts."""
+        """Requests one song. An error is counted as a failure and not raised."""
         began, first, last, events = time.monotonic(), None, "", 0
         body = json.dumps({"data": [prompt, 0.9, LENGTH, seed, "", ""]}).encode()
         request = urllib.request.Request(self.address, data=body, headers={"Content-Type": "application/json"})
@@ -83,10 +84,15 @@ def together(load: Load, users: int, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The page under load.")
+    parser = argparse.ArgumentParser(description="Measures the demo page under load.")
     parser.add_argument("run", nargs="?", default="runs/sample", help="run folder (default: runs/sample)")
-    parser.add_argument("--users", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--users", type=int, default=8, help="people who write at once (default: 8)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60,
+        help="length of the measurement, and of the warm-up before it (default: 60)",
+    )
     args = parser.parse_args()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -113,7 +119,7 @@ def main() -> None:
         process.kill()
         process.wait()
     first, last = (median(times) for times in zip(*load.seconds, strict=True))
-    print(f"{args.users} people, {args.seconds:.0f} seconds, {LENGTH} characters a song at most")
+    print(f"{args.users} people, {args.seconds:.0f} seconds, at most {LENGTH} characters per song")
     print(f"failures                  {len(load.failures)}")
     print(f"songs                     {len(load.seconds)} ({load.left} more were left in the middle)")
     print(f"median seconds            {first:.2f} to the first characters, {last:.2f} to the last")

@@ -1,10 +1,10 @@
-"""How far artist and title steer a song: `python benchmarks/steering.py [RUN]`.
+"""Measures how much artist and title steer a song: `python benchmarks/steering.py [RUN]`.
 
-Without RUN, a small model is trained on 600 songs of two artists whose words are made of other letters (one sings of a and e, the
-other of o and u; titles are the same for both), and the letters of what it writes for each are counted.
+Without RUN, it trains a small model on 600 songs by two artists. One uses only the vowels a and e, the other only o and u; both
+have the same titles. Then it counts the vowels in the songs that the model writes for each.
 
-With RUN, a model trained with `--conditioning artist_title`: bits a character of the beginnings of held-out songs, given their own
-artist and title, no header, another artist's name, or a name that it never saw.
+With RUN, a model trained with `--conditioning artist_title`, it measures bits per character at the beginnings of validation
+songs, given their own artist and title, no header, another artist, or an artist that the model has never seen.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def write_two_artists(path: Path, seed: int) -> None:
 
 
 def share_of_ada(songs: list[str]) -> float:
-    """The share of Ada's letters among the vowels of songs."""
+    """The share of Ada's vowels among the vowels of songs."""
     vowels = [letter for song in songs for letter in song if letter in "aeou"]
     return sum(letter in VOWELS["Ada"] for letter in vowels) / max(1, len(vowels))
 
@@ -64,7 +64,7 @@ def steer_two_artists(seed: int) -> None:
             raise LyricGPTError(result.stderr or result.stdout)
         model, tokenizer = load_run(str(folder / "run"))
     print(
-        f"{SAMPLES} songs of {SAMPLED} characters for each prompt\n\n| prompt | of its vowels a or e | a song begins |\n|---|---|---|"
+        f"{SAMPLES} songs of {SAMPLED} characters for each prompt\n\n| prompt | share of a and e among the vowels | beginning of a song |\n|---|---|---|"
     )
     for names in (
         {"artist": "Ada", "title": "Song 7"},
@@ -83,7 +83,7 @@ def steer_two_artists(seed: int) -> None:
 
 @torch.no_grad()
 def bits_after(model: torch.nn.Module, tokenizer, prompt: str, lyrics: str) -> float:  # noqa: ANN001
-    """Bits that a model needs for lyrics after a prompt."""
+    """The bits that a model needs for lyrics after a prompt."""
     before = tokenizer(prompt).input_ids
     ids = torch.tensor([*before, *tokenizer(lyrics, split_special_tokens=True).input_ids])[None]
     logits = model(ids[:, :-1]).logits[0, len(before) - 1 :].double()
@@ -112,8 +112,8 @@ def steer_run(run: Path, characters: int, seed: int) -> None:
         for label, prompt in prompts.items():
             bits.setdefault(label, []).append(bits_after(model, tokenizer, prompt, lyrics) / len(lyrics))
     base = np.array(bits["nothing"])
-    print(f"the first {characters} characters of {len(base)} held-out songs of {run}\n")
-    print("| before the song stands | bits a character | beside nothing |\n|---|---|---|")
+    print(f"the first {characters} characters of {len(base)} validation songs of {run} (fewer bits are better)\n")
+    print("| given before the song | bits per character | compared with nothing |\n|---|---|---|")
     for label, values in bits.items():
         difference = np.array(values) - base
         error = difference.std(ddof=1) / math.sqrt(len(difference))
@@ -122,8 +122,8 @@ def steer_run(run: Path, characters: int, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, nargs="?")
-    parser.add_argument("--characters", type=int, default=200, help="of each held-out song")
+    parser.add_argument("run", type=Path, nargs="?", help="run folder (default: train a small model)")
+    parser.add_argument("--characters", type=int, default=200, help="characters of each validation song (default: 200)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     use_all_cores()

@@ -1,18 +1,18 @@
-"""Characters a second in training: LyricGPT's own step, the published way and GPT-2 in a plain loop, and the roofline.
+"""Compares training speeds: LyricGPT's own step, the original way and GPT-2 in a plain loop, and the roofline.
 
     python benchmarks/training.py                 # the table, about fifteen minutes on two cores
     python benchmarks/training.py --rounds 1 --only classic published
 
-All at 6 layers x 6 heads x 384, 77 characters, batch 64 x 256, float32 on a CPU. Contenders take turns, each in a process
-of its own; the first step of each is not counted, and the table has medians over the rounds. Notable:
-- LyricGPT goes through `train_hf.py`'s own functions with the optimizers of `configs/spotify.yaml` (classic) and
+All have 6 layers x 6 heads x 384 and 77 characters, with batch 64 x 256 in float32 on a CPU. Contenders take turns, each in
+its own process. The first step of each is not counted, and the table shows medians over the rounds. Notable:
+- LyricGPT uses `train_hf.py`'s own functions with the optimizers of `configs/spotify.yaml` (classic) and
   `configs/spotify_modern.yaml` (modern).
-- The published way is written here as such notebooks write it: a `Linear` a head, a buffer for the mask, softmax
+- The original way is written here as such notebooks write it: one `Linear` per head, a buffer for the mask, softmax
   written out, AdamW with its defaults.
-- GPT-2 is transformers' `GPT2LMHeadModel` as it comes, in a plain AdamW loop.
-- The roofline is the best rate of matrix products that torch reaches, divided by the model FLOPs of a character (see
-  `training_lyricgpt/planning.py`). Muon's own products are not model FLOPs: in the table they count as time lost; below
-  it stands the share with them.
+- GPT-2 is transformers' `GPT2LMHeadModel` unchanged, in a plain AdamW loop.
+- The roofline is the best rate of matrix products that torch reaches, divided by the model FLOPs per character (see
+  `training_lyricgpt/engine/planning.py`). Muon's own products are not model FLOPs: in the table they count as lost time.
+  The line below the table counts them as work.
 """
 
 import argparse
@@ -50,7 +50,7 @@ TIMED_STEPS = 2
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The published way
+# The original way
 
 
 class Head(nn.Module):
@@ -73,7 +73,7 @@ class Head(nn.Module):
 
 
 class Block(nn.Module):
-    """Heads side by side, then a perceptron, each on a branch of its own."""
+    """Attention heads side by side, then an MLP, each with a residual connection."""
 
     def __init__(self, dropout: float):
         super().__init__()
@@ -107,7 +107,7 @@ class PublishedModel(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Contenders: each gives a step to be timed
+# Contenders: each returns a training step to be timed
 
 
 def plain_loop(model: nn.Module, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[int], None]:
@@ -168,7 +168,7 @@ def characters_per_second(step: Callable[[int], None]) -> float:
 
 @torch.no_grad()
 def best_rate() -> float:
-    """The best rate of matrix products, FLOP/s, over the shapes of the model and square ones."""
+    """The best rate of matrix products in FLOP/s, over the shapes of the model and a square one."""
     keep_freed_memory()
     rates = []
     shapes = [(1024, WIDTH, 4 * WIDTH), (2048, WIDTH, WIDTH), (2048, 4 * WIDTH, WIDTH), (2048, 2048, 2048)]
@@ -194,7 +194,7 @@ CONTENDERS: dict[str, Callable[[], float]] = {
 }
 LABELS = {
     "classic": "LyricGPT `classic`, dropout 0.2",
-    "published": "the published way, dropout 0.2",
+    "published": "the original way, dropout 0.2",
     "gpt2": "GPT-2 of transformers, dropout 0.2",
     "classic, dropout 0": "LyricGPT `classic`, dropout 0",
     "modern": "LyricGPT `modern`, dropout 0, Muon",
@@ -216,7 +216,7 @@ def muon_flops() -> int:
 
 
 def measure_apart(name: str) -> float:
-    """A contender's figure, from a process of its own."""
+    """A contender's figure, measured in its own process."""
     command = [sys.executable, __file__, "--contender", name]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
@@ -227,8 +227,10 @@ def measure_apart(name: str) -> float:
 def main() -> None:
     """Measures in turns and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is shown (default: 3)")
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="what to measure (default: all)"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -262,7 +264,7 @@ def main() -> None:
         return
     print(f"{rate / 1e9:.0f} GFLOP/s of matrix products, {torch.get_num_threads()} cores, {args.rounds} round(s)\n")
     print(
-        "| | characters a second | of the roofline | beside the published way | beside GPT-2 |\n|---|---|---|---|---|"
+        "| | characters per second | share of the roofline | compared with the original way | compared with GPT-2 |\n|---|---|---|---|---|"
     )
     for name, value in medians.items():
         beside = [f"{value / medians[other]:.2f}x" if other in medians else "" for other in ("published", "gpt2")]
@@ -274,7 +276,7 @@ def main() -> None:
         own, step = muon_flops(), flops["modern"] * BATCH * BLOCK
         share = shares["modern"] * (1 + own / step)
         print(
-            f"\nmodern with Muon's own products ({own / 1e9:.0f} GFLOP of {(step + own) / 1e9:,.0f} a step): {share:.0%}"
+            f"\nmodern, with Muon's own products ({own / 1e9:.0f} of {(step + own) / 1e9:,.0f} GFLOP per step): {share:.0%} of the roofline"
         )
 
 
