@@ -1,7 +1,7 @@
 """Runs the project's commands for the tests without importing torch and transformers for each one.
 
-A process that has imported them waits on its standard input; for each command it forks a child, which runs the script as
-`python SCRIPT ARGUMENTS` would: as `__main__`, with a folder, an environment and output files of its own.
+A process imports them once and then reads commands from its standard input. For each command it forks a child, which runs
+the script as `python SCRIPT ARGUMENTS` would: as `__main__`, with its own working folder, environment and output files.
 """
 
 import json
@@ -15,7 +15,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def run_in_child(request: dict) -> None:
-    """Becomes the command; leaves with its exit status."""
+    """Runs the command in this process and exits with its status."""
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -52,7 +52,7 @@ def main() -> None:
     for name in [
         name for name in sys.modules if name.split(".")[0] in ("train_hf", "push_to_hub", "training_lyricgpt")
     ]:
-        del sys.modules[name]  # the project's own code is imported anew by each command
+        del sys.modules[name]  # so that each command imports the project's own code again
     print("ready", flush=True)
     for line in sys.stdin:
         child = os.fork()

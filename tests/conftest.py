@@ -1,6 +1,6 @@
-"""What the tests share: the project's commands as a user runs them, a corpus in the Spotify schema, a tiny trained run.
+"""Shared by the tests: the project's commands as a user runs them, a corpus in the Spotify schema, a tiny trained run.
 
-Nothing reaches a network, and nothing is written outside temporary folders.
+Nothing here connects to the internet or writes outside temporary folders.
 """
 
 import csv
@@ -26,13 +26,13 @@ from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLE_LYRICS = PROJECT / "data" / "sample_lyrics.csv"
 
-# The configuration and corpus that the tests' runs start from.
+# The tests train with this configuration and corpus unless they say otherwise.
 TINY = {"config": PROJECT / "tests" / "tiny.yaml", "dataset": SAMPLE_LYRICS}
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_caches(tmp_path_factory):
-    """Prepared corpora and transformers' module cache go to folders of this test session."""
+    """Keeps prepared corpora and transformers' module cache in temporary folders of this test session."""
     folder = tmp_path_factory.mktemp("caches")
     os.environ["LYRICGPT_CACHE"] = str(folder / "lyricgpt")
     os.environ["HF_HOME"] = str(folder / "huggingface")
@@ -41,15 +41,15 @@ def own_caches(tmp_path_factory):
         server.kill()
 
 
-# Processes of `command_server.py`, by the environment that differs from this one's.
+# Processes of `command_server.py`. The keys are the environment variables that they have in addition to ours.
 _servers = {}
 
 
 def python(script, *arguments, client=None, cwd=PROJECT, **environment):
-    """Runs `python SCRIPT ARGUMENTS`, its imports done beforehand.
+    """Runs `python SCRIPT ARGUMENTS` in a process that has imported torch and transformers already.
 
     Args:
-        client: Environment variables that imports read, as those of the Hub's client do.
+        client: Environment variables that must be set before the imports, such as those of the Hub's client.
     """
     key = tuple(sorted((client or {}).items()))
     if key not in _servers:
@@ -77,7 +77,7 @@ def python(script, *arguments, client=None, cwd=PROJECT, **environment):
 
 @pytest.fixture(scope="session")
 def hub_server(tmp_path_factory):
-    """A Hub, and the environment that makes a process its client; nobody is logged in there."""
+    """A local Hub. Its `client` holds the environment variables with which a process uses it, without a token."""
     from hub_server import HubServer
 
     server = HubServer()
@@ -94,13 +94,13 @@ def hub_server(tmp_path_factory):
 
 @pytest.fixture
 def hub(hub_server):
-    """An empty Hub on the loopback: see `hub_server.Hub`."""
+    """An empty local Hub: see `hub_server.Hub`."""
     hub_server.reset()
     return hub_server
 
 
 def options(**values):
-    """Command-line options of keyword arguments."""
+    """Turns keyword arguments into command-line options."""
     return [f"--{name}={value}" for name, value in values.items()]
 
 
@@ -118,7 +118,7 @@ def run(command, cwd=PROJECT, timeout=300, **environment):
 
 
 def train(*arguments, **values):
-    """Runs `train_hf.py` on the tiny configuration, keyword arguments overriding it."""
+    """Runs `train_hf.py` with the tiny configuration. Keyword arguments override it."""
     return python("train_hf.py", *options(**(TINY | values)), *arguments)
 
 
@@ -135,7 +135,7 @@ def isolated(code, *arguments, cwd="/"):
 
 
 def read_songs_of(dataset, **values):
-    """Artist, title and text of each song in the order of the files, raw unless told otherwise, and the report."""
+    """The artist, title and text of each song in file order, uncleaned by default, and the report."""
     from training_lyricgpt.arguments import parse_arguments
     from training_lyricgpt.corpus.songs import read_songs
 
@@ -146,7 +146,7 @@ def read_songs_of(dataset, **values):
 
 
 def isolated_cache(folder, code):
-    """Runs code in a process with caches of its own; returns what it prints."""
+    """Runs code in a process with its own caches and returns its output."""
     result = run(
         [sys.executable, "-c", textwrap.dedent(code)],
         HF_HOME=str(folder / "hf"),
@@ -157,7 +157,7 @@ def isolated_cache(folder, code):
 
 
 def write_songs(path, texts, encoding="utf-8", titles=None):
-    """Writes a CSV in the Spotify schema with its line endings: two blanks, CR, LF; CR LF CR LF at the end of a song."""
+    """Writes texts as they are into a CSV in the Spotify schema."""
     with Path(path).open("w", encoding=encoding, newline="") as file:
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(["artist", "song", "link", "text"])
@@ -168,12 +168,13 @@ def write_songs(path, texts, encoding="utf-8", titles=None):
 
 
 def spotify_text(lines):
+    """A song as in the Spotify file: each line ends in two spaces, CR and LF, and the song in CR LF CR LF."""
     return "".join(f"{line}  \r\n" for line in lines) + "\r\n\r\n"
 
 
 @pytest.fixture
 def make_songs():
-    """Makes distinct songs of made-up words with raw line endings."""
+    """Makes distinct songs of made-up words, with the line endings of the Spotify file."""
 
     def make(count, lines=8, seed=0):
         draw = random.Random(seed)
@@ -188,7 +189,7 @@ def make_songs():
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """A run trained through the command of the README on the embedded corpus."""
+    """A run trained on the embedded songs with `accelerate launch`, as `make train` does."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
     result = run([*launch, "train_hf.py", *options(**TINY, output_dir=folder)])
@@ -198,7 +199,7 @@ def tiny_run(tmp_path_factory):
     return folder
 
 
-# Positions of the model fixture.
+# Block size of the `model` fixture.
 BLOCK = 32
 
 
@@ -214,14 +215,14 @@ def model(request):
         max_position_embeddings=BLOCK,
     )
     model = LyricGPTForCausalLM(config).eval()
-    with torch.no_grad():  # large weights: every position matters to the next character
+    with torch.no_grad():  # large weights, so that every position matters to the next character
         for parameter in model.parameters():
             parameter.mul_(6)
     return model
 
 
 def prompts(*lengths):
-    """Left-padded prompts and their mask."""
+    """Random prompts of these lengths, left-padded, with their attention mask."""
     torch.manual_seed(1)
     width = max(lengths)
     ids, mask = torch.zeros(len(lengths), width, dtype=torch.long), torch.zeros(len(lengths), width, dtype=torch.long)

@@ -1,15 +1,15 @@
-"""A Hugging Face Hub on this machine's loopback, for tests that talk to it with the real clients.
+"""A small Hugging Face Hub on this machine, for tests that use the real clients.
 
 Notable:
-- It speaks what `huggingface_hub`, `transformers` and `datasets` send: accounts and organisations, tokens that read or
-  write, private repositories, commits with their parent checked, branches, tags, LFS uploads, files by revision.
-- Repositories and their history lie in memory; one uvicorn server runs in one thread.
-- LFS content is served from another origin (`localhost` instead of `127.0.0.1`), as the Hub's is, so that a token sent
-  there is noticed.
-- `hub.fault(...)` makes chosen requests fail: with a status, by a connection cut before or after they took effect, or
-  by something that happens just before.
-- A Space has variables and secrets, and a README.md from the beginning; it does not run.
-- It trades what the Hub has besides: no Xet storage, discussions, pull requests, or moved repositories.
+- It answers what `huggingface_hub`, `transformers` and `datasets` request: accounts and organisations, tokens that may
+  read or write, private repositories, commits that check their parent, branches, tags, LFS uploads, files by revision.
+- Repositories and their history are kept in memory. One uvicorn server runs in one thread.
+- LFS content comes from another origin (`localhost` instead of `127.0.0.1`), as on the real Hub. A token that a client
+  sends there is recorded.
+- `hub.fault(...)` makes chosen requests fail: with a status, or by cutting the connection before or after they take
+  effect. It can also call a function just before a request is answered.
+- A Space has variables and secrets, and a README.md from the start. It does not run.
+- It leaves out Xet storage, discussions, pull requests and moved repositories.
 """
 
 import base64
@@ -33,20 +33,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-LARGE = 10 << 20  # bytes from which every file is an LFS file
+LARGE = 10 << 20  # bytes; every larger file is an LFS file
 
-# Token: who, and what it may do.
+# The user and role of each token.
 TOKENS = {
     "hf_youMayWriteyouMayWriteyouMayWrite": ("you", "write"),
     "hf_youMayReadyouMayReadyouMayReadyou": ("you", "read"),
     "hf_otherMayWriteotherMayWriteotherMa": ("other", "write"),
 }
-# Organisation: its members and their roles.
+# The members of each organisation and their roles.
 ORGANISATIONS = {"band": {"you": "write", "other": "admin"}, "label": {"you": "read", "other": "write"}}
 
 
 class Refusal(Exception):
-    """What the Hub answers instead; `code` is its `X-Error-Code`."""
+    """An error that the Hub answers with; `code` is its `X-Error-Code`."""
 
     def __init__(self, status: int, message: str, code: str | None = None):
         self.status, self.message, self.code = status, message, code
@@ -63,7 +63,7 @@ class Blob:
 
     @property
     def oid(self) -> str:
-        """Git's name of it; an LFS file's is that of its pointer."""
+        """Its Git object id; for an LFS file, that of its pointer."""
         content = self.content
         if self.is_lfs:
             pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(content)}\n"
@@ -88,7 +88,7 @@ class Commit:
     files: dict[str, Blob]
 
     def history(self) -> "list[Commit]":
-        """This commit and those before it, the newest first."""
+        """This commit and those before it, newest first."""
         return [self, *(self.parent.history() if self.parent else [])]
 
 
@@ -122,17 +122,17 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What happens to requests that match.
+    """A way in which matching requests fail.
 
     Attributes:
-        path: Regular expression, searched in the path as it was sent (a branch `a/b` is `a%2Fb` there).
-        status: Answered instead.
-        retry_after: Seconds, told with the status.
-        cut: `request`: the connection is cut while the request is read, which takes no effect. `response`: the request
-            takes effect, and the connection is cut in the middle of the answer.
+        path: Regular expression that is searched for in the path as it was sent (a branch `a/b` is `a%2Fb` there).
+        status: HTTP status to answer with, without handling the request.
+        retry_after: Seconds for the `Retry-After` header that is sent with the status.
+        cut: `request` cuts the connection while the request is being read, so that it has no effect. `response` lets
+            the request take effect and cuts the connection in the middle of the answer.
         before: Called before the request is answered.
-        at_cut: Called when the connection is about to be cut.
-        times: How many requests are hit.
+        at_cut: Called just before the connection is cut.
+        times: How many requests are affected.
     """
 
     path: str
@@ -146,7 +146,7 @@ class Fault:
 
 
 class Hub:
-    """The state of the Hub, and what tests ask of it."""
+    """The state of the Hub, with methods for tests."""
 
     def __init__(self):
         self.endpoint = self.storage = ""
@@ -169,7 +169,7 @@ class Hub:
         return self.repositories[kind, name]
 
     def commits(self, name: str, branch: str = "main", kind: str = "models") -> list[Commit]:
-        """Commits of a branch, the newest first, without the one that created the repository."""
+        """Commits of a branch, newest first, without the one that created the repository."""
         return self.repository(name, kind).branches[branch].history()[:-1]
 
     def files(self, name: str, revision: str = "main", kind: str = "models") -> dict[str, bytes]:
@@ -187,7 +187,7 @@ class Hub:
     def commit_as(
         self, user: str, name: str, files: dict[str, bytes], branch: str = "main", kind: str = "models"
     ) -> Commit:
-        """A commit that comes from somewhere else."""
+        """Makes a commit that is not part of the push under test."""
         repository = self.repository(name, kind)
         added = {path: Blob(content, is_lfs(path, content, len(content))) for path, content in files.items()}
         return repository.commit(branch, user, "Edit", "", repository.branches[branch].files | added)
@@ -204,7 +204,7 @@ def is_lfs(path: str, sample: bytes, size: int) -> bool:
     try:
         sample[:500].decode()
     except UnicodeDecodeError as error:
-        if error.start < len(sample) - 4:  # (and not a character that the sample cuts)
+        if error.start < len(sample) - 4:  # not just a character cut off by the end of the sample
             return True
     return size > LARGE or path.endswith(".safetensors")
 
@@ -214,7 +214,7 @@ def part(request: Request, name: str) -> str:
 
 
 def whose(request: Request) -> tuple[str | None, str | None]:
-    """User and role of a request's token; nobody's without one."""
+    """The user and role of a request's token, or `(None, None)` without a token."""
     header = request.headers.get("authorization")
     if header is None:
         return None, None
@@ -229,7 +229,7 @@ def may_write(user: str | None, role: str | None, namespace: str) -> bool:
 
 
 def find_repository(hub: Hub, request: Request, write: bool = False) -> Repository:
-    """The repository that a request names, if its sender may see it (and write to it)."""
+    """The repository that a request names. Raises `Refusal` if the sender may not see it (or write to it)."""
     user, role = whose(request)
     namespace, name = part(request, "namespace"), part(request, "name")
     kind = request.path_params.get("kind", "models")
@@ -247,7 +247,7 @@ def find_repository(hub: Hub, request: Request, write: bool = False) -> Reposito
 
 
 class Kind(Convertor):
-    """What a repository holds, as a part of a path."""
+    """The kind of a repository, as part of a path."""
 
     regex = "models|datasets|spaces"
 
@@ -262,7 +262,7 @@ register_url_convertor("kind", Kind())
 
 
 def build_app(hub: Hub) -> Starlette:
-    """The Hub's HTTP interface. Paths are matched as they are sent; their parts are unquoted where they are used."""
+    """The Hub's HTTP interface. Paths are matched as they were sent; `part` unquotes their parts."""
 
     async def whoami(request):
         user, role = whose(request)
@@ -442,7 +442,7 @@ def build_app(hub: Hub) -> Starlette:
         return JSONResponse({}, 201)
 
     async def variables(request):
-        """A Space's variables; those who may write there see and change them."""
+        """A Space's variables. Only those who may write to the Space can see and change them."""
         repository = find_repository(hub, request, write=True)
         if request.method == "POST":
             body = await request.json()
@@ -467,7 +467,7 @@ def build_app(hub: Hub) -> Starlette:
     async def lfs_upload(request):
         content = await request.body()
         if hashlib.sha256(content).hexdigest() != request.path_params["oid"]:
-            raise Refusal(400, "the content is not that of the object's name")
+            raise Refusal(400, "the content does not match its SHA-256")
         hub.uploaded[request.path_params["oid"]] = content
         return Response(status_code=200)
 
@@ -535,7 +535,7 @@ async def read_form(request: Request) -> list[tuple[str, str]]:
 
 
 def content_of(request: Request, content: bytes, headers: dict[str, str]) -> Response:
-    """A file, or the range of it that is asked for."""
+    """A file, or the part of it that the request asks for."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
     if not match:
         return Response(content, headers=headers, media_type="application/octet-stream")
@@ -551,7 +551,7 @@ def content_of(request: Request, content: bytes, headers: dict[str, str]) -> Res
 
 
 class Door:
-    """What every request passes first: the record of requests, and the faults."""
+    """Records each request and applies the faults before the app sees it."""
 
     def __init__(self, hub: Hub, app: Starlette):
         self.hub, self.app = hub, app
@@ -571,7 +571,7 @@ class Door:
             extra = {"Retry-After": str(fault.retry_after)} if fault.retry_after is not None else {}
             answer = refuse(Refusal(fault.status, f"fault {fault.status}"), extra)
             return await answer(scope, receive, send)
-        transport = receive.__self__.transport  # of uvicorn's own cycle of request and response
+        transport = receive.__self__.transport  # uvicorn's transport for this request
         if fault.cut == "request":
             length, arrived = int(headers.get(b"content-length", 0)), 0
             while arrived < length / 2:
@@ -594,7 +594,7 @@ class Door:
 
 
 class HubServer:
-    """Runs the Hub in a thread, on a free port of the loopback, until `stop`."""
+    """Runs the Hub in a thread on a free local port, until `stop` is called."""
 
     def __init__(self):
         self.hub = Hub()

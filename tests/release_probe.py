@@ -1,8 +1,8 @@
-"""What a stranger sees of a run folder with one release of transformers: `python -I release_probe.py RELEASE REQUEST`.
+"""Reports how a run folder works with one release of transformers: `python -I release_probe.py RELEASE REQUEST`.
 
-It runs in a process of its own in which this project does not exist, and prints one JSON object. `RELEASE` is a folder that
-comes before site-packages ("-" for none), `REQUEST` a JSON object: `folder` (the run folder), `prompts`, `text` (to read), `length`
-(characters to write), `beams`, and optionally `rename` (see `renamed`).
+It runs in its own process, which cannot import this project, and prints one JSON object. `RELEASE` is a folder to put before
+site-packages ("-" for none). `REQUEST` is a JSON object with `folder` (the run folder), `prompts`, `text` (to read), `length`
+(characters to write), `beams` (characters to write with beam search), and optionally `rename` (arguments of `renamed`).
 """
 
 import contextlib
@@ -23,17 +23,18 @@ for name in ("modeling_lyricgpt", "tokenization_lyricgpt", "training_lyricgpt", 
 
 
 def renamed(old, new, files=""):
-    """Makes this release one of the future, in which a keyword, a method or a function has another name.
+    """Imitates a future release of transformers in which a keyword, a method or a function has another name.
 
     Args:
-        files: A regular expression of the files of transformers that know the old one; all, unless given.
+        old: Today's name, as a regular expression.
+        files: A regular expression for the files of transformers in which the name changes. By default, all change.
     """
     loaders = importlib.machinery.SourceFileLoader
     source_of, stats_of = loaders.get_data, loaders.path_stats
     word = re.compile(rb"\b%s\b" % old.encode())
 
     def source(loader, path):
-        """What a file says in that release; `None` if it is no other than today's."""
+        """The text of a file in that release, or `None` if it is the same as today."""
         _, _, name = path.rpartition("/transformers/")
         if path.endswith(".py") and name != path and "transformers_modules" not in path and re.search(files, name):
             changed, count = word.subn(new.encode(), source_of(loader, path))
@@ -46,7 +47,7 @@ def renamed(old, new, files=""):
 
     def path_stats(loader, path):
         if source(loader, path) is not None:
-            raise OSError("what was compiled before has the old name")
+            raise OSError("the compiled file has the old name")
         return stats_of(loader, path)
 
     loaders.get_data, loaders.path_stats = get_data, path_stats
@@ -86,7 +87,7 @@ for handler in list(logger.handlers):
 
 
 class Song(io.StringIO):
-    """What a streamer prints."""
+    """Collects what a streamer prints."""
 
 
 def load(cls, folder):
@@ -94,7 +95,7 @@ def load(cls, folder):
 
 
 def probe(folder, prompts, text, length, beams):
-    """Loads the folder in every way and writes the songs of `prompts`, alone and together."""
+    """Loads the folder with every Auto class, and writes songs from `prompts` one by one and in a batch."""
     config = load(AutoConfig, folder)
     tokenizer = load(AutoTokenizer, folder)
     model = load(AutoModelForCausalLM, folder)
@@ -105,7 +106,7 @@ def probe(folder, prompts, text, length, beams):
         found["logits"] = model(ids).logits[0].tolist()
         hidden = bare(ids).last_hidden_state
         assert torch.equal(model.lm_head(hidden), model(ids).logits), "AutoModel and AutoModelForCausalLM differ"
-    # Greedy, and never in circles: a song that repeats itself would hide what went wrong.
+    # Greedy, but without repeated passages: a song that goes round in circles would hide errors.
     asked = {"do_sample": False, "suppress_tokens": [0, 1, 2], "max_new_tokens": length, "no_repeat_ngram_size": 6}
     loop = sys.modules[type(model).__module__]
     own_loop, loops = loop.sample, []

@@ -1,12 +1,12 @@
 """Tries a published model with many releases of transformers: `python tests/releases.py [RELEASE …]` prints a table.
 
 Notable:
-- Each release is installed by pip in a folder of its own (`.venv/releases/5.0.0`), without its dependencies. What of them this
-  environment has in no version that the release accepts (`huggingface_hub`, `tokenizers`) goes into that folder too.
-- `release_probe.py` runs with that folder before site-packages, in a process in which this project does not exist, on a bare
-  copy of a run folder. What it finds is compared with the song that is right: characters chosen one by one from plain forward
-  passes with the project's own classes, without a cache or transformers' `generate`.
-- Without arguments the latest patch of every minor release since 5.0 that the package index has, and 4.57.6.
+- pip installs each release into its own folder (`.venv/releases/5.0.0`), without its dependencies. A dependency goes into that
+  folder too if the release does not accept the version in this environment (`huggingface_hub`, `tokenizers`).
+- `release_probe.py` reads a bare copy of a run folder, in a process that has that folder before site-packages and cannot import
+  this project. Its songs are compared with the right ones: characters chosen one by one from plain forward passes with the
+  project's own classes, without a cache or transformers' `generate`.
+- Without arguments, it tries 4.57.6 and the latest patch of every minor release since 5.0 in the package index.
 """
 
 import json
@@ -31,25 +31,25 @@ sys.path.insert(0, str(PROJECT))
 from modeling_lyricgpt import LyricGPTForCausalLM  # noqa: E402
 from tokenization_lyricgpt import LyricGPTTokenizer  # noqa: E402
 
-# Run folders written before there was a file for the differences of releases: tiny weights of both variants.
+# Tiny run folders of both variants, written before `compat_lyricgpt.py` existed.
 FIXTURES = PROJECT / "tests" / "fixtures"
 VARIANTS = ("classic", "modern")
-LOGITS = "logits.safetensors"  # what the weights gave when they were saved: no part of a run folder
+LOGITS = "logits.safetensors"  # recorded when the weights were saved; not part of a run folder
 
-# What the oldest and the newest release, and those where something changes, are: the ones that every change is tested with.
+# The oldest and the newest release, and those in which something changed. `make test-slow` tries these.
 PINNED = ("4.57.6", "5.0.0", "5.3.0", "5.4.0", "5.19.0", "5.23.0", "5.24.0")
 
 PROMPTS = ["I walked", "The wind and the rain came over the hill, and", "O"]
 TEXT = "I walked along the road"
 LENGTH, BEAMS = 600, 120
 
-# Of a request's answers, those that are one and the same song, and those that are a song for each prompt.
+# The answers that must all be the first prompt's song, and those that must be one song for each prompt.
 SAME_SONG = ("uncached", "as a dictionary", "streamer", "pipeline", "saved and loaded")
 SAME_SONGS = ("alone", "batch", "uncached batch", "batch as a dictionary")
 
 
 def pip(*arguments: str) -> str:
-    """Runs pip and returns what it prints; an error of pip's is raised with its words."""
+    """Runs pip and returns its output. Raises `RuntimeError` with pip's message if it fails."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if result.returncode:
@@ -58,7 +58,7 @@ def pip(*arguments: str) -> str:
 
 
 def all_minors() -> list[str]:
-    """The latest patch of every minor release since 5.0, by version, after 4.57.6."""
+    """4.57.6, then the latest patch of every minor release since 5.0, oldest first."""
     listed = re.search(r"Available versions: (.*)", pip("index", "versions", "transformers")).group(1).split(", ")
     latest = {}
     for version in sorted(map(Version, listed)):
@@ -68,15 +68,15 @@ def all_minors() -> list[str]:
 
 
 def install(release: str, root: Path) -> Path:
-    """The folder of a release, installed on first use (seconds, 60 MB)."""
+    """The folder of a release, which is installed on first use (seconds, 60 MB)."""
     folder = root / release
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f"{release}.lock"):
         if not (folder / ".complete").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # what an interrupted one has left
+            shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted installation
             waiting = [Requirement(f"transformers=={release}")]
             while waiting:
-                need = waiting.pop(0)  # breadth first: what transformers itself demands counts
+                need = waiting.pop(0)  # breadth first, so that transformers' own requirements count first
                 if is_met(need, folder):
                     continue
                 wanted = f"{need.name}{need.specifier}"
@@ -88,7 +88,7 @@ def install(release: str, root: Path) -> Path:
 
 
 def is_met(need: Requirement, folder: Path) -> bool:
-    """Whether a dependency is optional, or there already: in the folder, or in this environment in a version that will do."""
+    """Whether a dependency is optional, in the folder already, or in this environment in a version that fits."""
     if need.marker is not None and not need.marker.evaluate({"extra": ""}):
         return True
     if any(metadata.distributions(name=need.name, path=[str(folder)])):
@@ -100,13 +100,13 @@ def is_met(need: Requirement, folder: Path) -> bool:
 
 
 def request(folder: Path, **values: object) -> dict:
-    """What `release_probe.py` is asked about a run folder."""
+    """The request to `release_probe.py` about a run folder."""
     asked = {"folder": str(folder), "prompts": PROMPTS, "text": TEXT, "length": LENGTH, "beams": BEAMS}
     return asked | values
 
 
 def probe(release: Path | str, asked: dict) -> dict:
-    """What `release_probe.py` answers, or `{"error": …}` with the last line of its errors."""
+    """The answer of `release_probe.py`, or `{"error": …}` with the last line of its errors."""
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-I", PROJECT / "tests" / "release_probe.py", str(release), json.dumps(asked)]
         environment = os.environ | {"HF_HOME": home, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": f"{home}/modules"}
@@ -117,11 +117,11 @@ def probe(release: Path | str, asked: dict) -> dict:
 
 @torch.no_grad()
 def right_song(model: LyricGPTForCausalLM, ids: torch.Tensor, length: int, ngram: int) -> list[int]:
-    """The likeliest next id again and again, each from a forward pass over all that the model may see of the text.
+    """Writes the likeliest ids one by one, each from a forward pass over all of the text that the model may see.
 
     Args:
         ids: The prompt, `(T,)`.
-        ngram: No run of so many characters stands twice in the text; 0 for no such rule.
+        ngram: The text never repeats a run of this many characters. 0 allows repetition.
     """
     ids = ids.tolist()
     block_size = model.config.max_position_embeddings
@@ -142,7 +142,7 @@ def right_song(model: LyricGPTForCausalLM, ids: torch.Tensor, length: int, ngram
 
 
 def right(folder: Path) -> dict:
-    """The logits and songs that are right for a run folder, by the project's own classes."""
+    """The right logits and songs for a run folder, computed with the project's own classes."""
     model, tokenizer = LyricGPTForCausalLM.from_pretrained(folder).eval(), LyricGPTTokenizer.from_pretrained(folder)
     prompts = [torch.tensor(tokenizer(prompt).input_ids) for prompt in PROMPTS]
     with torch.no_grad():
@@ -160,7 +160,7 @@ def right(folder: Path) -> dict:
 
 
 def wrong(found: dict, expected: dict) -> list[str]:
-    """The names of what a release got wrong; empty if nothing."""
+    """Names what a release got wrong. Empty if everything is right."""
     if "error" in found:
         return [found["error"]]
     logits = torch.tensor(found["logits"])
@@ -177,7 +177,7 @@ def wrong(found: dict, expected: dict) -> list[str]:
 
 
 def bare_copy(variant: str, folder: Path) -> Path:
-    """A run folder as it is published: a fixture's weights and settings, and today's code."""
+    """Makes a run folder as it would be published: a fixture's weights and settings with today's code."""
     folder.mkdir()
     code = [*PROJECT.glob("modeling_lyricgpt/*_lyricgpt.py"), *PROJECT.glob("tokenization_lyricgpt/*_lyricgpt.py")]
     for path in [*(FIXTURES / variant).iterdir(), *code]:

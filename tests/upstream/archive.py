@@ -1,14 +1,14 @@
-"""Fetches transformers' own test suites: the source archive of the very version that is installed, from the package index.
+"""Downloads transformers' own test suites: the source archive of the installed version, from the package index.
 
 Notable:
-- The wheel holds no tests, the source archive holds the shared suites (`tests/test_*_common.py`, `tests/test_*_mixin.py`);
-  none of it is committed here.
-- pip does the fetching, so that its indexes, proxies and certificates apply, and it checks the archive's SHA-256 before
-  anything in it runs. A version without a checksum here is refused.
-- Unpacked once, into `lyricgpt/upstream` of the user's cache, under a lock and by one rename: test processes that start
-  together do not collide, and what a killed one left behind is never taken for the whole.
-- The suites import four modules and read one file that the archive leaves out. Stand-ins take their place, so the tests of
-  generation and export that transformers keeps there do not run here.
+- The wheel has no tests. The source archive has the shared suites (`tests/test_*_common.py`, `tests/test_*_mixin.py`). None of
+  it is committed here.
+- pip downloads it, so that its indexes, proxies and certificates apply. It checks the archive's SHA-256 before anything in it
+  runs. A version whose checksum is not listed below is refused.
+- The archive is unpacked once, into `lyricgpt/upstream` in the user's cache, under a lock and with one rename. So test processes
+  that start together do not collide, and a killed process never leaves a folder that looks complete.
+- The suites import four modules and read one file that the archive leaves out. Stand-ins replace them, so transformers' tests
+  of generation and export, which are in those modules, do not run here.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ CHECKSUMS = {
     "5.24.0": "906cb8c3cb2123575e263962586a4d21a979ce97feeb95fe6aaf66fe6ae88bf3",
 }
 
-# The suites import each other relatively, from a folder whose name must end in "tests": transformers looks for that.
+# The folder that holds the suites. transformers looks for a name that ends in "tests".
 PACKAGE = "transformers_tests"
 
 STAND_INS = {
@@ -66,26 +66,25 @@ STAND_INS = {
 
 
 class SuitesUnavailableError(RuntimeError):
-    """transformers' source archive cannot be had, so its suites cannot run."""
+    """transformers' source archive is not available, so its suites cannot run."""
 
 
 def cache_folder() -> Path:
-    """A folder of the user's cache, not of the test session: what is fetched once serves every later session."""
+    """A folder in the user's cache, so that later test sessions need no download."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lyricgpt" / "upstream"
 
 
 def download(folder: Path) -> Path:
-    """Downloads the source archive of the installed transformers into `folder`, its checksum verified.
+    """Downloads the source archive of the installed transformers into `folder` and verifies its checksum.
 
     Raises:
-        SuitesUnavailableError: no checksum is known for that version, or pip cannot fetch or verify it.
+        SuitesUnavailableError: no checksum is known for that version, or pip cannot download or verify it.
     """
     version = transformers.__version__
     if version not in CHECKSUMS:
         raise SuitesUnavailableError(
-            f"no checksum is known for the source archive of transformers {version}, only for {', '.join(CHECKSUMS)}; "
-            "install a known one, or add the SHA-256 that the package index names to CHECKSUMS in "
-            "tests/upstream/archive.py"
+            f"CHECKSUMS in tests/upstream/archive.py has no checksum for transformers {version}, only for "
+            f"{', '.join(CHECKSUMS)}. Install one of these, or add the SHA-256 of its source archive from the package index."
         )
     requirements = folder / "requirements.txt"
     requirements.write_text(f"transformers=={version} --hash=sha256:{CHECKSUMS[version]}\n")
@@ -94,14 +93,14 @@ def download(folder: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if result.returncode:
         raise SuitesUnavailableError(
-            f"transformers' own test suites are in its source archive, which pip could not fetch; with a connection to a "
-            f"package index that has transformers {version}, run the tests again. pip said:\n{result.stderr.strip()}"
+            f"pip could not download the source archive of transformers {version}, which has the test suites. Run the tests "
+            f"again with a connection to a package index that has it. pip's error:\n{result.stderr.strip()}"
         )
     return next(folder.glob("transformers-*.tar.gz"))
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks the archive's `tests` folder as `folder` and puts the stand-ins beside what is there."""
+    """Unpacks the archive's `tests` folder as `folder` and adds the stand-ins."""
     with tarfile.open(archive) as file:
         members = [member for member in file.getmembers() if member.name.split("/")[1:2] == ["tests"]]
         file.extractall(folder.parent, members=members, filter="data")
@@ -110,17 +109,17 @@ def unpack(archive: Path, folder: Path) -> None:
         path = folder / name
         if path.exists():
             raise SuitesUnavailableError(
-                f"{archive.name} holds tests/{name} itself: take its stand-in out of STAND_INS"
+                f"{archive.name} has a tests/{name} of its own: remove the stand-in from STAND_INS"
             )
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
 
 
 def fetch_suites() -> Path:
-    """The folder to import `transformers_tests` from, fetched on first use (seconds, 11 MB).
+    """The folder to import `transformers_tests` from, downloaded on first use (seconds, 11 MB).
 
     Raises:
-        SuitesUnavailableError: the archive cannot be fetched or verified.
+        SuitesUnavailableError: the archive cannot be downloaded or verified.
     """
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)

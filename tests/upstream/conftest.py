@@ -1,10 +1,10 @@
-"""Prepares pytest for transformers' suites, and lets a skip pass only where the reference skips too.
+"""Prepares pytest for transformers' suites, and allows our models to skip only the tests that GPT-2 skips too.
 
 Notable:
 - Without the suites, the files that need them are not collected, and `test_archive.py` fails with the reason.
-- The suites skip by themselves what they take to be unsupported, so a model can pass by declaring little. Hence the rule
-  below: when a test of ours skips, GPT-2's own run of the same test must skip as well, here and now. As both run the same
-  tests, no failure and no other skip means: ours pass whatever GPT-2 passes.
+- The suites skip what a model does not seem to support, so a model could pass by declaring little. Therefore, when a test of
+  ours skips, the same test is run on GPT-2 and must skip there too. So if nothing fails, our models pass every test that
+  GPT-2 passes.
 """
 
 import sys
@@ -17,7 +17,7 @@ from modeling_lyricgpt import LyricGPTConfig, LyricGPTModel
 
 from .archive import SuitesUnavailableError, fetch_suites
 
-# The suites look class names up here, where `AutoModel.register` leaves no trace: it is for transformers' own models.
+# The suites look up class names here, but `AutoModel.register` does not add ours: it is for transformers' own models.
 modeling_auto.MODEL_MAPPING_NAMES[LyricGPTConfig.model_type] = LyricGPTModel.__name__
 
 try:

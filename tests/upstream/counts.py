@@ -1,6 +1,6 @@
-"""Prints what transformers' model suites say of `classic`, `modern` and GPT-2, side by side: `python tests/upstream/counts.py`.
+"""Prints how `classic`, `modern` and GPT-2 do in transformers' model suites: `python tests/upstream/counts.py`.
 
-Fails if a test of ours fails, if a variant passes fewer tests than GPT-2, or if it skips what GPT-2 does not.
+Fails if a test of ours fails, if a variant passes fewer tests than GPT-2, or if it skips a test that GPT-2 does not skip.
 """
 
 import os
@@ -24,14 +24,14 @@ class Outcomes:
     def pytest_runtest_logreport(self, report):
         suite, name = report.nodeid.split("::")[-2:]
         tests = self.outcomes[suite]
-        # A test has a report for each phase and part of it: the worst one counts.
+        # A test has a report for each phase and each subtest: the worst one counts.
         rank = ("passed", "skipped", "failed").index
         tests[name] = max(tests.get(name, "passed"), report.outcome, key=rank)
 
 
 def main() -> str | None:
     plugin = Outcomes()
-    os.chdir(PROJECT)  # from where the project's packages are found, in subprocesses of the tests too
+    os.chdir(PROJECT)  # so that subprocesses of the tests find the project's packages too
     sys.path.insert(0, str(PROJECT))
     status = pytest.main(
         ["tests/upstream/test_models.py", "-q", "-n0", "-p", "no:cacheprovider", "--no-summary"], plugins=[plugin]

@@ -1,6 +1,6 @@
-"""Starts the processes of transformers' distributed suites: ranks on this machine's CPU, talking over gloo.
+"""Starts the processes for transformers' distributed suites: ranks on this machine's CPU, connected by gloo.
 
-transformers has a module of this interface beside its suites, and its source archive leaves it out.
+It replaces a module with the same interface, which transformers' source archive leaves out.
 """
 
 import tempfile
@@ -40,7 +40,7 @@ def _run_rank(rank, function, world_size, rendezvous, args):
 
 
 def run_distributed(world_size):
-    """Makes of `function(rank, *args)` a function of `args` that runs it in `world_size` processes."""
+    """Decorates `function(rank, *args)`, so that calling it with `args` runs it in `world_size` processes."""
 
     def decorate(function):
         def run(*args):

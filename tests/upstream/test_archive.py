@@ -1,4 +1,4 @@
-"""transformers' suites are there to run, and what they say of our model compares with what they say of GPT-2."""
+"""transformers' suites can be downloaded, and our models pass at least what GPT-2 passes."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ def test_the_suites_of_the_installed_transformers_are_fetched():
 @pytest.mark.slow
 def test_both_variants_pass_at_least_what_gpt2_passes():
     command = [sys.executable, Path(__file__).with_name("counts.py")]
-    # Not one of this session's test processes, whatever started it.
+    # It must not take itself for a worker of this pytest session.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -1,8 +1,8 @@
 """transformers' model suites on both variants, and on GPT-2 as the reference.
 
 `ModelTesterMixin` (saving, loading, gradients, attention implementations, outputs, resizing, plans, rotary scaling),
-`TrainingTesterMixin` (a tiny model must overfit) and `ConfigTester` run as they are: nothing of theirs is overridden.
-`python tests/upstream/counts.py` prints the outcomes side by side.
+`TrainingTesterMixin` (a tiny model must overfit) and `ConfigTester` run unchanged.
+`python tests/upstream/counts.py` prints the results side by side.
 """
 
 import unittest
@@ -19,7 +19,7 @@ from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM, LyricGPTModel
 
 
 class TinyModel:
-    """What the suites ask of a model: a tiny configuration, and a batch for it."""
+    """Gives the suites a tiny configuration and a batch for it."""
 
     batch_size = 13
     seq_length = 7
@@ -41,7 +41,7 @@ class TinyModel:
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
-            max_position_embeddings=64,  # what the training suite needs
+            max_position_embeddings=64,  # the training suite needs this many
             **special,
             **self.values,
         )
@@ -53,13 +53,13 @@ class TinyModel:
 
 
 class Suites(ModelTesterMixin, GenerationTesterMixin, TrainingTesterMixin):
-    """The suites of one model; a subclass names the model."""
+    """The suites for one model. Subclasses set the model."""
 
     tiny_model = None
     model_tester = property(lambda self: self.tiny_model)
 
     def setUp(self):
-        # Weights and inputs are random: a failure must come again when the test does.
+        # Weights and inputs are random: with a seed, a failure can be reproduced.
         torch.manual_seed(0)
         test_modeling_common.global_rng.seed(0)
 
@@ -76,7 +76,7 @@ class GPT2Test(Suites, unittest.TestCase):
 class LyricGPTSuites(Suites):
     all_model_classes = (LyricGPTModel, LyricGPTForCausalLM)
     reference = GPT2Test
-    justified_skips = {}  # name: reason; GPT-2 skips whatever LyricGPT skips
+    justified_skips = {}  # name: reason. Empty, because GPT-2 skips whatever LyricGPT skips
 
 
 class ClassicTest(LyricGPTSuites, unittest.TestCase):

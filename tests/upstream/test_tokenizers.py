@@ -1,7 +1,8 @@
-"""transformers' tokenizer suites on a LyricGPT tokenizer, saved and loaded as a user's would be.
+"""transformers' tokenizer suites on a LyricGPT tokenizer that was saved and loaded, as a user's would be.
 
-What they skip: building a tokenizer from a bare vocabulary (ours are built from an alphabet), a chat template as a named
-argument of the class (ours takes it as every `PreTrainedTokenizerFast` does), and what transformers marks as slow.
+They skip the tests that build a tokenizer from a bare vocabulary (ours are built from an alphabet), those that look for a
+chat template among the class's named arguments (ours takes it as every `PreTrainedTokenizerFast` does), and those that
+transformers marks as slow.
 """
 
 import string
@@ -32,7 +33,7 @@ class SavedTokenizer:
 
 
 class TokenizerTest(SavedTokenizer, TokenizerTesterMixin, unittest.TestCase):
-    test_tokenizer_from_extractor = False  # the suite would call the class with a bare vocabulary
+    test_tokenizer_from_extractor = False  # it would call the class with a bare vocabulary
     integration_test_input_string = TEXT
     integration_expected_decoded_text = TEXT
     integration_expected_tokens = list(TEXT)
