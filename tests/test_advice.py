@@ -1,4 +1,4 @@
-"""What a run on a small corpus is advised to change."""
+"""The advice that a run on a small corpus gives."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from training_lyricgpt.engine.advice import advise, epochs, epochs_that_help
 
 
 def arguments(**values):
-    """A run of 4,096 characters a step."""
+    """The arguments of a run that reads 4,096 characters per step."""
     values = {"dataset": SAMPLE_LYRICS, "optimizer": "muon", "batch_size": 32, "block_size": 128, "dropout": 0} | values
     return parse_arguments([f"--{name}={value}" for name, value in values.items()])
 
@@ -31,11 +31,11 @@ def numbers(pattern, text):
         ({"optimizer": "adamw", "learning_rate": 3e-4}, 0.2, 81),
     ],
 )
-def test_the_rule_is_within_a_factor_of_two_of_what_was_measured(values, dropout, measured):
+def test_the_estimated_epochs_are_within_a_factor_of_two_of_the_measured_ones(values, dropout, measured):
     assert measured / 2 <= epochs_that_help(arguments(**values), dropout) <= measured * 2
 
 
-def test_a_run_that_reads_a_small_corpus_often_is_told_dropout_steps_and_weight_decay():
+def test_a_run_that_repeats_a_small_corpus_gets_advice_on_dropout_steps_and_weight_decay():
     advice = advise(*2 * [arguments(max_steps=1000, warmup_steps=100)], 0.0, 202_957)
     assert "202,957 characters" in advice and "20.2 times" in advice
     assert "--dropout 0.2 --max_steps 500" in advice
@@ -43,7 +43,7 @@ def test_a_run_that_reads_a_small_corpus_often_is_told_dropout_steps_and_weight_
     assert numbers(r"(?m)^  --max_steps (\S+):", advice) == [200]
 
 
-def test_what_is_set_already_is_not_advised_again():
+def test_advice_leaves_out_what_is_set_already():
     args = arguments(max_steps=5000, weight_decay=0.5, init_from="runs/x")
     advice = advise(args, args, 0.2, 202_957)
     assert "--max_steps" in advice
@@ -52,7 +52,7 @@ def test_what_is_set_already_is_not_advised_again():
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("characters", [3_000, 45_000, 202_957, 1_003_848])
-def test_the_advised_steps_are_fewer_and_within_what_helps_or_the_warmup(optimizer, characters):
+def test_the_advised_steps_stay_within_the_epochs_that_help_or_twice_the_warmup(optimizer, characters):
     args = arguments(optimizer=optimizer, max_steps=20_000, warmup_steps=20)
     for steps in numbers(r"--max_steps (\d+)", advise(args, args, 0.0, characters)):
         args = args.replace(max_steps=int(steps))
@@ -72,7 +72,7 @@ def test_a_large_corpus_needs_no_advice():
 
 
 @pytest.mark.slow
-def test_a_run_says_its_advice_once_after_the_first_evaluation(tmp_path):
+def test_a_run_prints_its_advice_once_after_the_first_evaluation(tmp_path):
     command = {
         "output_dir": tmp_path / "run",
         "optimizer": "muon",

@@ -1,4 +1,4 @@
-"""Run configuration: YAML, overridden on the command line, nothing ignored."""
+"""Run configuration: a YAML file that the command line overrides. Nothing is ignored."""
 
 import pytest
 import yaml
@@ -20,12 +20,12 @@ def config(tmp_path):
     return write
 
 
-def test_the_command_line_overrides_the_file_and_the_file_the_defaults(config):
+def test_the_command_line_overrides_the_file_and_the_file_overrides_the_defaults(config):
     args = parse_arguments([config("dataset: a.csv\nmax_steps: 10\nbatch_size: 8"), "--max_steps", "20"])
     assert (args.dataset, args.max_steps, args.batch_size, args.block_size) == ("a.csv", 20, 8, 256)
 
 
-def test_a_licence_in_the_file_is_of_the_songs_in_the_file(config, tmp_path):
+def test_a_licence_in_the_file_applies_only_to_the_dataset_in_the_file(config, tmp_path):
     file = config(f"dataset: {tmp_path}/a.csv\ndata_license: cc0-1.0")
     assert parse_arguments([file]).data_license == "cc0-1.0"
     assert parse_arguments([file, f"--dataset={tmp_path}/x/../a.csv"]).data_license == "cc0-1.0"
@@ -38,7 +38,7 @@ def test_a_number_in_scientific_notation_is_a_number(config):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_configuration_that_comes_along_is_valid(path):
+def test_every_configuration_in_configs_is_valid(path):
     args = parse_arguments([f"--config={path}"])
     assert args.output_dir == f"runs/{path.stem}"
 
@@ -60,7 +60,7 @@ def test_spotify_is_the_published_recipe():
     assert {name: getattr(args, name) for name in published} == published
 
 
-def test_spotify_modern_trains_on_the_data_of_spotify_and_for_as_many_characters():
+def test_spotify_modern_trains_on_the_same_data_and_as_many_characters_as_spotify():
     classic, modern = (
         parse_arguments([f"--config={PROJECT / 'configs' / name}"]).to_dict()
         for name in ("spotify.yaml", "spotify_modern.yaml")
@@ -103,7 +103,7 @@ def test_a_missing_configuration_file_is_named():
         parse_arguments(["--config=nowhere.yaml"])
 
 
-def test_a_saved_configuration_comes_back_as_it_was(tmp_path, config):
+def test_a_saved_configuration_loads_unchanged(tmp_path, config):
     args = parse_arguments([config("dataset: 'a: b.csv'\nsample_prompt: \"-- é\\n\"\nmax_songs: 3\ncompile: true")])
     args.save(tmp_path / "saved.yaml")
     assert load_arguments(tmp_path / "saved.yaml").to_dict() == args.to_dict()

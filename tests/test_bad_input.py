@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong: one message that says what and what to do, no traceback, nothing lost."""
+"""Users' mistakes: each gives one message that says what is wrong and what to do. No traceback, and nothing is lost."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def test_rows_that_are_all_empty(corpus):
     assert_refused(train(dataset=corpus("artist,text\na,\nb,\nc,NaN\n")), "all 3 rows are empty")
 
 
-def test_text_in_another_encoding_names_byte_and_position_and_the_way_out(corpus):
+def test_text_in_another_encoding_names_the_byte_its_position_and_a_remedy(corpus):
     path = corpus(b"text\n" + b"la la la\n" * 50 + b"caf\xe9\n")
     assert_refused(train(dataset=path), "is not utf-8: byte 0xe9 at position 458 (line 52)", "--encoding latin-1")
 
@@ -94,7 +94,7 @@ def test_a_width_that_the_heads_do_not_divide():
     assert_refused(train(hidden_size=33), "hidden_size 33 is not divisible by num_attention_heads 2")
 
 
-def test_a_batch_that_its_parts_do_not_divide(tmp_path):
+def test_a_batch_that_cannot_be_divided_evenly(tmp_path):
     result = train(gradient_accumulation_steps=3, output_dir=tmp_path / "run")
     assert_refused(result, "batch_size 8 is not divisible by 1 process(es) x 3 gradient_accumulation_steps")
     assert not (tmp_path / "run").exists()
@@ -116,7 +116,7 @@ def test_resume_never_refuses_a_folder_that_holds_a_run(tiny_run):
     assert_refused(train(output_dir=tiny_run, resume="never"), "holds a run and resume is 'never'")
 
 
-def test_a_folder_with_files_that_are_no_run(tmp_path):
+def test_a_folder_with_files_that_are_not_a_run(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert_refused(train(output_dir=tmp_path), "is not empty and holds no run")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -133,14 +133,14 @@ def sample(*arguments):
     return python("-m", "training_lyricgpt.sample", *arguments)
 
 
-def test_a_prompt_with_unknown_characters_names_them_and_is_sung_on(tiny_run):
+def test_unknown_characters_in_a_prompt_are_named_and_a_song_is_written(tiny_run):
     result = sample(tiny_run, "--prompt", "Caf\u00e9 \u6f22", "--max_new_tokens", "20")
     assert result.returncode == 0, result.stderr
     assert "never seen 'é' (U+00E9), '漢' (U+6F22)" in result.stderr
     assert result.stdout.startswith("Café 漢")
 
 
-def test_a_prompt_with_unknown_characters_is_an_error_without_unk(tmp_path):
+def test_unknown_characters_in_a_prompt_are_an_error_without_unk(tmp_path):
     result = train(output_dir=tmp_path / "run", special_tokens="false", alphabet="corpus", max_steps=2)
     assert result.returncode == 0, result.stderr
     assert_refused(sample(tmp_path / "run", "--prompt", "Café"), "'é' (U+00E9)", "special_tokens: true")
@@ -149,13 +149,13 @@ def test_a_prompt_with_unknown_characters_is_an_error_without_unk(tmp_path):
     assert known.stdout.startswith("The sea")
 
 
-def test_a_sample_prompt_that_cannot_be_read_is_said_before_training(tmp_path):
+def test_a_sample_prompt_with_unknown_characters_is_refused_before_training(tmp_path):
     options = {"special_tokens": "false", "alphabet": "corpus", "output_dir": tmp_path / "run"}
     assert_refused(train(**options, sample_prompt="Café"), "prompt: ", "'é' (U+00E9)")
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_held_out_characters_without_unk_name_the_way_out(tmp_path, make_songs):
+def test_unknown_validation_characters_without_unk_are_refused_with_a_remedy(tmp_path, make_songs):
     path = write_songs(tmp_path / "songs.csv", make_songs(10))
     held_out = write_songs(tmp_path / "held_out.csv", ["☃ " * 60])
     result = train(dataset=path, validation_file=held_out, special_tokens="false", output_dir=tmp_path / "run")
@@ -178,12 +178,12 @@ def test_unknown_held_out_characters_without_unk_name_the_way_out(tmp_path, make
     ],
     ids=lambda value: "-".join(map(str, *value.items())) if isinstance(value, dict) else "",
 )
-def test_values_that_cannot_make_a_run(tmp_path, values, message):
+def test_values_with_which_no_run_is_possible(tmp_path, values, message):
     assert_refused(train(**values, output_dir=tmp_path / "run"), message)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_whose_checkpoints_are_gone_is_not_started_again_over_its_model(tiny_run, tmp_path):
+def test_a_run_without_its_checkpoints_does_not_start_again_and_overwrite_its_model(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder)
     shutil.rmtree(folder / "checkpoints")
@@ -195,7 +195,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_started_again_over_its_model(ti
 
 
 @pytest.mark.parametrize("damage", ["remove", "cut"])
-def test_a_run_whose_record_is_gone_is_not_gone_on_with(tiny_run, tmp_path, damage):
+def test_a_run_whose_metrics_are_gone_or_damaged_does_not_resume(tiny_run, tmp_path, damage):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder)
     record = folder / "metrics.jsonl"
@@ -206,7 +206,7 @@ def test_a_run_whose_record_is_gone_is_not_gone_on_with(tiny_run, tmp_path, dama
     assert_refused(train(output_dir=folder, max_steps=40), "metrics.jsonl", "restore it")
 
 
-def test_a_run_that_never_came_past_its_start_gives_its_folder_to_another(tmp_path):
+def test_a_run_that_never_got_past_step_0_gives_its_folder_to_another(tmp_path):
     result = train(output_dir=tmp_path / "run", max_steps=1, save_interval=1)
     assert result.returncode == 0, result.stderr
     shutil.rmtree(tmp_path / "run" / "checkpoints")
@@ -218,7 +218,7 @@ def test_a_run_that_never_came_past_its_start_gives_its_folder_to_another(tmp_pa
 @pytest.mark.parametrize(
     ("file", "field", "value"), [("config.json", "num_hidden_layers", 1), ("config.json", "hidden_size", 48)]
 )
-def test_a_run_whose_configuration_was_edited_does_not_sing_wrongly(tiny_run, tmp_path, file, field, value):
+def test_a_run_whose_configuration_was_edited_writes_no_wrong_song(tiny_run, tmp_path, file, field, value):
     shutil.copytree(tiny_run, tmp_path / "run")
     config = json.loads((tmp_path / "run" / file).read_text()) | {field: value}
     config["layer_types"] = config["layer_types"][: config["num_hidden_layers"]]
@@ -251,7 +251,7 @@ def test_evaluating_a_folder_without_a_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_errors_under_accelerate_launch_are_said_once_and_without_a_traceback(tmp_path):
+def test_errors_under_accelerate_launch_are_printed_once_and_without_a_traceback(tmp_path):
     launch = [
         sys.executable,
         "-m",

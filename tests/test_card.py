@@ -1,4 +1,4 @@
-"""The model card: valid, true to the records, its commands and code run as they stand, and a page whatever a song holds."""
+"""The model card is valid and true to the records, its commands and code run unchanged, and no song breaks the page."""
 
 import contextlib
 import copy
@@ -61,13 +61,13 @@ def trained(tmp_path_factory, name, **values):
 
 @pytest.fixture(scope="module")
 def judged_run(tmp_path_factory):
-    """A run whose songs were judged and drawn, on songs whose licence is stated."""
+    """A run with quality figures and sample songs, on songs with a stated licence."""
     return trained(tmp_path_factory, "judged", quality_songs=2, data_license="CC0-1.0")
 
 
 @pytest.fixture(scope="module")
 def named_run(tmp_path_factory):
-    """A run that can be asked for a song by artist and title, and whose songs begin with a prompt."""
+    """A run that knows artists and titles, and whose sample songs begin with a prompt."""
     return trained(tmp_path_factory, "named", quality_songs=2, conditioning="artist_title", sample_prompt="I said")
 
 
@@ -84,7 +84,7 @@ def records_of(folder):
 
 
 def blocks(text, language):
-    """The code blocks of a page in a language."""
+    """The code blocks of a page in one language."""
     return [token.content for token in MARKDOWN.parse(text) if token.type == "fence" and token.info == language]
 
 
@@ -111,7 +111,7 @@ def section(text, name):
 
 
 def printed_by_blocks(text):
-    """What each Python block of a page prints, in one fresh process that cannot import this project."""
+    """Runs the Python blocks of a page in one fresh process without this project, and returns what each prints."""
     code = "\n".join(f"exec({block!r}, {{}})\nprint('=== end ===')" for block in blocks(text, "python"))
     result = isolated(code)
     assert result.returncode == 0, result.stderr
@@ -155,7 +155,7 @@ def test_a_card_is_valid_and_its_model_index_is_the_best_evaluation(any_run):
     assert "![Loss" in card.text
 
 
-def test_the_record_says_what_it_was_trained_with_and_nothing_of_where(judged_run):
+def test_the_record_says_with_what_it_was_trained_but_not_where(judged_run):
     (entry,) = read_environment(judged_run)
     assert entry["from_step"] == 0
     assert entry["packages"]["torch"] in section(ModelCard.load(judged_run / "README.md").text, "Reproduce")
@@ -165,12 +165,12 @@ def test_the_record_says_what_it_was_trained_with_and_nothing_of_where(judged_ru
 
 
 def numbers(text):
-    """Those of a page that are not part of a name or of a checksum."""
+    """The numbers on a page that are not part of a name or a checksum."""
     return set(re.findall(r"(?<![\w.])\d+(?:[.,]\d+)*(?!\w)", text))
 
 
 def with_other_numbers(value, draw):
-    """A record of the same form, every number and digit of it drawn anew."""
+    """A record of the same form, in which every number and digit is random."""
     if isinstance(value, dict):
         return {key: with_other_numbers(item, draw) for key, item in value.items()}
     if isinstance(value, list):
@@ -182,7 +182,7 @@ def with_other_numbers(value, draw):
     return draw.randrange(1000, 10**6) if isinstance(value, int) else draw.uniform(0.01, 0.99)
 
 
-def test_no_figure_is_typed(judged_run):
+def test_no_figure_in_a_card_is_typed_by_hand(judged_run):
     ours = records_of(judged_run)
     ours.corpus["near_duplicates"]["clusters"] = 2
     cards = []
@@ -203,18 +203,18 @@ def test_no_figure_is_typed(judged_run):
         drawn["config"] = LyricGPTConfig(**config)
         cards.append(numbers(str(model_card(dataclasses.replace(ours, **drawn)))))
     typed = set.intersection(*cards)
-    names = {"2.0", "256", "0"}  # Apache-2.0, SHA-256, and the first of a list in Python
-    # Of the code: an example's temperature, lengths, thresholds, releases of transformers.
+    names = {"2.0", "256", "0"}  # Apache-2.0, SHA-256, and an index into a list in Python
+    # Constants in the code: an example's temperature, lengths, thresholds, releases of transformers.
     constants = {"0.7", "300", "10", "35", "16", "50", OLDEST, NEWEST}
-    kept = {"4", "61", "100.0", "1"}  # heads, characters, the share of them that is Latin, windows of a short text
+    kept = {"4", "61", "100.0", "1"}  # not varied: heads, characters, the share of Latin ones, windows of a short text
     assert typed <= names | constants | kept, typed - names - constants - kept
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What it says to run, runs
+# Its code and commands run
 
 
-def test_the_python_of_a_card_runs_without_the_project_and_prints_the_samples_shown(any_run):
+def test_the_python_code_of_a_card_runs_without_the_project_and_prints_the_samples_shown(any_run):
     text = ModelCard.load(any_run / "README.md").text
     songs, shown = songs_of(any_run), section(text, "Samples")
     assert [block.removesuffix("\n") for block in blocks(shown, "text")] == songs
@@ -241,13 +241,13 @@ def test_a_song_asked_for_by_name_is_shown_with_its_name(named_run):
         assert f'({song["seed"]}, "{song["artist"]}", "{song["title"]}")' in section(text, "Use")
 
 
-def test_only_a_model_that_was_trained_with_names_is_said_to_know_them(judged_run, text_run):
+def test_only_the_card_of_a_model_trained_with_names_mentions_them(judged_run, text_run):
     for folder in (judged_run, text_run):
         assert "song_prompt" not in (folder / "README.md").read_text()
 
 
 def reproduce(text, folder, **environment):
-    """Runs the command of a card in a folder."""
+    """Runs the commands of a card that train the model again."""
     (commands,) = blocks(section(text, "Reproduce"), "bash")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     result = run(["bash", "-ec", commands], cwd=folder, PATH=path, **environment)
@@ -286,10 +286,10 @@ def test_the_code_and_the_command_of_a_published_card_run_from_the_hub(judged_ru
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A page whatever it holds
+# Nothing in a record breaks the page
 
 
-def test_whatever_a_song_a_name_or_a_corpus_holds_the_page_keeps_its_form(named_run, tmp_path):
+def test_hostile_songs_names_and_files_do_not_break_the_page(named_run, tmp_path):
     ours = records_of(named_run)
     plain = str(model_card(ours))
     song = f"---\nlicense: mit\n---\n# {HOSTILE}\n\n````\n</pre><script>\n| x | y |\n\r\n~~~\n"
@@ -350,7 +350,7 @@ def hostile(draw):
 
 
 def form_of(page):
-    """What a page is made of, in order, and the addresses in its prose, of which the Hub makes links by itself."""
+    """The elements of a page in order, and the addresses in its prose, which the Hub would turn into links."""
     tokens = MARKDOWN.parse(page)
     inline = [child for token in tokens for child in token.children or []]
     made = [token.type + token.tag for token in tokens if token.type in FORM]
@@ -360,7 +360,7 @@ def form_of(page):
 
 
 def texts_in(value, place=()):
-    """Where each text of a record is."""
+    """The keys that lead to each text in a record."""
     if isinstance(value, str):
         yield place
     elif isinstance(value, dict | list):
@@ -375,8 +375,8 @@ def put(value, place, text):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_page_keeps_its_form_whatever_stands_in_any_text_of_a_record(named_run, seed):
-    """Every text that a record's type allows: what the type refuses never reaches a page."""
+def test_no_text_in_a_record_breaks_the_page(named_run, seed):
+    """Puts hostile texts wherever a record's type allows them. Texts that the type refuses never reach a page."""
     ours, draw = records_of(named_run), random.Random(seed)
     kinds = {"corpus": Corpus, "quality": Quality, "songs": Songs, "environment": list[Start], "rows": list[Evaluation]}
     for _ in range(12):
@@ -406,7 +406,7 @@ def changed_text(value, place):
 
 
 def shaped_like(theirs, ours):
-    """The page of records with a harmless x wherever the others have a text that is not empty."""
+    """The page of our records with a harmless x in place of each text that differs in theirs."""
     plain = copy.deepcopy(ours)
     for name in ("corpus", "quality", "songs", "environment", "rows"):
         for place in texts_in(getattr(theirs, name)):
@@ -418,7 +418,7 @@ def shaped_like(theirs, ours):
 
 
 def section_text(text, name):
-    """A section of a page that may hold lines like headings in its code."""
+    """A section of a page, even if its code has lines that look like headings."""
     lines, tokens = text.split("\n"), MARKDOWN.parse(text)
     begins = {
         after.content: token.map[0]
@@ -430,7 +430,7 @@ def section_text(text, name):
 
 
 @pytest.mark.parametrize("without", ["quality", "songs", "environment", "has_curves"])
-def test_a_run_without_a_record_has_a_card_without_what_it_says(judged_run, without):
+def test_the_card_of_a_run_without_a_record_leaves_only_that_part_out(judged_run, without):
     ours = records_of(judged_run)
     absent = {"environment": [], "has_curves": False}.get(without)
     text = ModelCard(str(model_card(dataclasses.replace(ours, **{without: absent})))).text
@@ -453,7 +453,7 @@ def test_a_text_file_is_a_document_and_its_end_is_held_out(text_run):
     assert "It sees at most 32 characters" in section(text, "Limits")
 
 
-def test_what_was_done_with_duplicates_is_said(judged_run):
+def test_the_card_says_what_was_done_with_duplicates(judged_run):
     ours = records_of(judged_run)
     straddling = {"as_drawn": 4, "as_split": 0}
     ours.corpus["near_duplicates"] = {"mode": "group", "clusters": 2, "songs": 5, "left_out": 0}
@@ -498,7 +498,7 @@ def test_many_evaluations_and_many_files_stay_readable(judged_run):
         ),
     ],
 )
-def test_a_licence_is_what_was_stated(judged_run, stated, fields):
+def test_the_licence_in_the_card_is_the_stated_one(judged_run, stated, fields):
     assert licence_metadata(stated) == fields
     ours = records_of(judged_run)
     ours.args = ours.args.replace(data_license=stated)
@@ -509,7 +509,7 @@ def test_a_licence_is_what_was_stated(judged_run, stated, fields):
     assert "under Apache-2.0" in text
 
 
-def test_a_licence_can_be_stated_when_a_run_is_complete(tmp_path):
+def test_a_licence_can_be_stated_after_a_run_is_complete(tmp_path):
     assert train(output_dir=tmp_path / "run").returncode == 0
     assert "license" not in ModelCard.load(tmp_path / "run" / "README.md").data.to_dict()
     result = train(output_dir=tmp_path / "run", data_license="cc-by-4.0")
@@ -518,7 +518,7 @@ def test_a_licence_can_be_stated_when_a_run_is_complete(tmp_path):
 
 
 class Machine:
-    """What of an `Accelerator` the record reads."""
+    """The parts of an `Accelerator` that the record reads."""
 
     num_processes = 1
 
@@ -526,7 +526,7 @@ class Machine:
         type = "cpu"
 
 
-def test_a_start_with_other_versions_is_noted_and_one_that_left_nothing_is_not(tmp_path, monkeypatch):
+def test_a_start_with_other_versions_is_recorded_and_one_that_left_nothing_is_forgotten(tmp_path, monkeypatch):
     def start(step, version, **changed):
         monkeypatch.setattr(environment, "known_version", lambda package: version)
         note_start(tmp_path, Machine, step, **{"max_steps": 100, "eval_interval": 10} | changed)
@@ -554,7 +554,7 @@ def test_a_run_whose_settings_changed_says_when(judged_run):
     assert "from step 10 on" in text and "`max_steps` 4,321" in text
 
 
-def test_the_versions_noted_are_of_packages_that_the_project_needs():
+def test_the_recorded_packages_are_ones_that_the_project_needs():
     needed = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert set(PACKAGES) <= {re.split("[<>=]", line)[0] for line in needed}
 
@@ -567,7 +567,7 @@ def test_a_dataset_of_the_hub_keeps_its_name_when_a_run_is_shared(judged_run):
     assert shareable_settings(values, frozenset())["dataset"] == TINY["dataset"].name
     ours = records_of(judged_run)
     ours.args = shared
-    assert not has_public_dataset(ours)  # a folder of that name may have gone
+    assert not has_public_dataset(ours)  # it may be the name of a folder that is gone
     ours.corpus["files"][0] |= {"name": name, "kind": "hub"}
     card = model_card(ours, "you/model")
     assert card.data.datasets == ["you/songs"]

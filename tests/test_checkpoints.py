@@ -1,4 +1,4 @@
-"""Checkpoints come back bit by bit, and damage is noticed."""
+"""Checkpoints are restored bit for bit, and damage is noticed."""
 
 import json
 
@@ -38,7 +38,7 @@ def advance(model, optimizers, steps):
             optimizer.zero_grad()
 
 
-def test_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path):
+def test_training_resumes_from_a_checkpoint_as_if_nothing_had_happened(tmp_path):
     model, optimizers = build()
     advance(model, optimizers, 3)
     save_checkpoint(tmp_path, 3, model, optimizers, {"elapsed_seconds": 1.5})
@@ -53,14 +53,14 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path):
         assert torch.equal(parameter, resumed.get_parameter(name)), name
 
 
-def test_it_holds_safetensors_and_json_only(tmp_path):
+def test_a_checkpoint_holds_only_safetensors_and_json(tmp_path):
     model, optimizers = build()
     advance(model, optimizers, 1)
     folder = save_checkpoint(tmp_path, 1, model, optimizers, {})
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
 
 
-def test_the_newest_two_are_kept(tmp_path):
+def test_the_newest_two_checkpoints_are_kept(tmp_path):
     model, optimizers = build()
     advance(model, optimizers, 1)
     for step in (1, 2, 10):
@@ -69,7 +69,7 @@ def test_the_newest_two_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000010"]
 
 
-def test_after_going_back_the_checkpoints_of_later_steps_make_room(tmp_path):
+def test_a_save_after_going_back_removes_the_checkpoints_of_later_steps(tmp_path):
     model, optimizers = build()
     advance(model, optimizers, 1)
     for step in (10, 20, 5):
@@ -152,7 +152,7 @@ def test_an_optimizer_state_of_another_kind_is_refused_in_one_line(tmp_path):
         assert "\n" not in str(refused.value)
 
 
-def test_a_save_that_was_cut_off_is_no_checkpoint(tmp_path):
+def test_an_interrupted_save_is_not_a_checkpoint(tmp_path):
     (tmp_path / ".saving-abc" / "checkpoint").mkdir(parents=True)
     assert latest_checkpoint(tmp_path) == (None, [])
 

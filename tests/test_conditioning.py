@@ -1,4 +1,4 @@
-"""Songs by artist and title: headers in training, prompts from the tokenizer, figures of lyrics alone."""
+"""Songs by artist and title: headers in training, prompts from the tokenizer, and figures that count only lyrics."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def songs_of(corpus, split):
         yield song, header, stream_text(corpus.tokenizer, stream.ids[song["lyrics"] : song["end"]])
 
 
-def test_held_out_songs_begin_with_their_header_and_their_lyrics_are_those_without_one():
+def test_headers_come_before_validation_songs_and_change_no_lyrics():
     plain, conditioned = (
         prepare(SAMPLE_LYRICS, conditioning=kind, alphabet="corpus") for kind in ("none", "artist_title")
     )
@@ -58,13 +58,13 @@ def test_a_share_of_headers_is_left_out_in_training():
     assert all(0.04 * songs < kinds[kind] < 0.18 * songs for kind in ("", "artist", "title")), kinds
 
 
-def test_titles_alone():
+def test_a_header_can_have_the_title_alone():
     corpus = prepare(SAMPLE_LYRICS, conditioning="title", alphabet="corpus")
     assert all(header == f"Title: {song['title']}\n\n" for song, header, _ in songs_of(corpus, "validation"))
 
 
 @pytest.mark.parametrize("name", ["<|endoftext|>", "{{ 7 * 7 }}", "two\r\nlines", "a\x00b  ", "\ud7ffé"])
-def test_odd_names_are_characters_of_one_line(tmp_path, make_songs, name):
+def test_odd_names_become_plain_characters_on_one_line(tmp_path, make_songs, name):
     path = write_songs(tmp_path / "a.csv", make_songs(20), titles=[name] * 20)
     corpus = prepare(path, conditioning="title", alphabet="corpus")
     for *_, header, lyrics in songs_of(corpus, "validation"):
@@ -84,7 +84,7 @@ def test_headers_need_songs_with_names(tmp_path, make_songs):
         prepare(tmp_path / "a.txt", conditioning="title")
 
 
-def test_figures_are_of_lyrics_alone():
+def test_figures_count_only_lyrics():
     corpus = prepare(SAMPLE_LYRICS, conditioning="artist_title")
     stream, block = corpus.validation, 32
     torch.manual_seed(0)
@@ -117,7 +117,7 @@ def test_figures_are_of_lyrics_alone():
 
 @pytest.fixture(scope="module")
 def two_artists(tmp_path_factory):
-    """A run on two artists: one sings of a and e, the other of o and u; the titles say nothing."""
+    """A run on two artists: one uses only the vowels a and e, the other only o and u. The titles give no hint."""
     folder = tmp_path_factory.mktemp("two")
     draw = np.random.default_rng(0)
     texts, rows = [], ["artist,song,text"]
@@ -160,19 +160,19 @@ def test_the_artist_steers_what_is_written(two_artists):
         assert result.returncode == 0, result.stderr
         header, _, songs[artist] = result.stdout.partition("\n\n")
         assert header == f"Artist: {artist}\nTitle: Song 12"
-    # Over nine trainings, with other seeds and other instructions of the processor: 1.0 and 0.0, each time.
+    # Nine trainings with different seeds and processor instructions gave 1.0 and 0.0 each time.
     assert share_of_a_and_e(songs["Ada"]) > 0.8
     assert share_of_a_and_e(songs["Bo"]) < 0.2
 
 
-def test_a_pipeline_without_this_project_continues_the_prompt_and_unknown_artists_and_no_header_work(two_artists):
+def test_a_pipeline_without_this_project_writes_with_known_names_unknown_names_and_no_header(two_artists):
     result = isolated(
         """
 from transformers import pipeline
 write = pipeline("text-generation", model=sys.argv[1], trust_remote_code=True)
 for names in ({"artist": "Ada", "title": "Song 7"}, {"artist": "Nobody ☃", "title": "Unheard"}, {"artist": "Bo"}, {}):
     prompt = write.tokenizer.song_prompt(**names)
-    # The likeliest characters: at a temperature of 0.9, one song in a hundred begins with the other artist's vowels.
+    # No sampling: at a temperature of 0.9, one song in a hundred begins with the other artist's vowels.
     print(repr(write(prompt, max_new_tokens=60, do_sample=False, return_full_text=False)[0]["generated_text"]))
 """,
         str(two_artists),
@@ -183,7 +183,7 @@ for names in ({"artist": "Ada", "title": "Song 7"}, {"artist": "Nobody ☃", "ti
     assert len(unknown) > 20 and len(nothing) > 20
 
 
-def test_a_song_is_read_without_its_header(two_artists):
+def test_a_header_can_be_removed_from_a_song(two_artists):
     tokenizer = AutoTokenizer.from_pretrained(two_artists, trust_remote_code=True)
     assert without_header(tokenizer, "Artist: Ada\nTitle: One\n\nla la\n\nlu") == "la la\n\nlu"
     assert without_header(tokenizer, "la la\n\nlu") == "la la\n\nlu"
@@ -195,7 +195,7 @@ def test_a_model_without_headers_refuses_an_artist(tiny_run):
     assert "was trained without them (conditioning: none)" in result.stderr
 
 
-def test_a_run_that_begins_with_a_conditioned_model_goes_on_with_headers_unless_told_otherwise(two_artists, tmp_path):
+def test_a_run_that_starts_from_a_conditioned_model_uses_headers_unless_told_otherwise(two_artists, tmp_path):
     for given, expected in (({}, "artist_title"), ({"conditioning": "none"}, "none")):
         folder = tmp_path / expected
         arguments = options(

@@ -71,7 +71,7 @@ def test_no_cleaning_keeps_every_byte(tmp_path, make_songs):
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def test_songs_called_none_or_na_stay_songs(tmp_path, make_songs):
+def test_songs_called_none_or_na_keep_their_titles(tmp_path, make_songs):
     path = write_songs(tmp_path / "a.csv", make_songs(4), titles=["None", "NA", "null", "nan"])
     assert sorted(read(arguments(path), path)[0]["song"]) == ["NA", "None", "nan", "null"]
 
@@ -82,7 +82,7 @@ def test_empty_and_missing_texts_are_skipped_and_counted(tmp_path, make_songs):
     assert (report["rows"], report["songs"], report["skipped_empty"]) == (8, 5, 3)
 
 
-def test_the_order_is_what_pandas_sample_gives_drawn_before_empty_rows_are_dropped(tmp_path, make_songs):
+def test_songs_are_in_the_order_of_pandas_sample_drawn_before_empty_rows_are_dropped(tmp_path, make_songs):
     texts = make_songs(25)
     texts[3] = texts[11] = ""
     path = write_songs(tmp_path / "a.csv", texts)
@@ -107,7 +107,7 @@ def test_other_columns_encodings_and_separators_are_read(tmp_path):
     assert sorted(read(arguments(tabs), tabs)[0]["text"]) == ["la la", "two\nlines"]
 
 
-def test_a_byte_order_mark_is_no_character(tmp_path, make_songs):
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path, make_songs):
     table = write_songs(tmp_path / "a.csv", make_songs(3), encoding="utf-8-sig")
     assert len(read(arguments(table), table)[0]) == 3
     text = tmp_path / "a.txt"
@@ -124,7 +124,7 @@ def test_a_glob_reads_all_its_files(tmp_path, make_songs):
 # --- splitting --------------------------------------------------------------------------------------------------------
 
 
-def test_the_published_split_is_songs_joined_by_a_space_and_cut_at_90_percent_of_the_characters(tmp_path, make_songs):
+def test_the_published_split_joins_songs_with_a_space_and_cuts_at_90_percent_of_the_characters(tmp_path, make_songs):
     texts = make_songs(40)
     texts[7] = ""
     path = write_songs(tmp_path / "a.csv", texts)
@@ -172,7 +172,7 @@ def test_a_validation_file_is_held_out_whole(tmp_path, make_songs):
     assert corpus.report["songs_in"] == {"train": 10, "validation": 3}
 
 
-def test_characters_that_only_validation_has_become_unk_and_are_counted(tmp_path, make_songs):
+def test_characters_found_only_in_validation_become_unk_and_are_counted(tmp_path, make_songs):
     train = write_songs(tmp_path / "a.csv", make_songs(10))
     held_out = write_songs(tmp_path / "b.csv", ["☃☃ " * 30])
     corpus = load_corpus(arguments(train, validation_file=held_out))
@@ -180,7 +180,7 @@ def test_characters_that_only_validation_has_become_unk_and_are_counted(tmp_path
     assert "☃" in load_corpus(arguments(train, validation_file=held_out, alphabet="corpus")).tokenizer.alphabet
 
 
-def test_without_special_tokens_such_characters_are_an_error_with_the_way_out(tmp_path, make_songs):
+def test_without_special_tokens_such_characters_are_an_error_with_a_remedy(tmp_path, make_songs):
     train = write_songs(tmp_path / "a.csv", make_songs(10))
     held_out = write_songs(tmp_path / "b.csv", ["☃ " * 30])
     with pytest.raises(LyricGPTError, match=r"'☃'.*alphabet: corpus"):
@@ -192,7 +192,8 @@ def test_the_literal_spelling_of_a_special_token_stays_characters(tmp_path, make
     texts[0] += "<|endoftext|>"
     corpus = load_corpus(arguments(write_songs(tmp_path / "a.csv", texts)))
     streams = np.concatenate([corpus.train.ids, corpus.validation.ids])
-    assert np.count_nonzero(streams == corpus.tokenizer.eos_token_id) == (9 + 1) + (1 + 1)  # nine songs, one song
+    # An end per song and one at the start: nine songs in training, one in validation.
+    assert np.count_nonzero(streams == corpus.tokenizer.eos_token_id) == (9 + 1) + (1 + 1)
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def test_a_second_start_prepares_and_hashes_nothing(tmp_path, make_songs, monkey
     assert np.array_equal(load_corpus(arguments(path)).train.ids, first.train.ids)
 
 
-def test_a_moved_file_of_equal_content_prepares_nothing(tmp_path, make_songs, monkeypatch):
+def test_a_moved_file_with_the_same_content_is_not_prepared_again(tmp_path, make_songs, monkeypatch):
     path = write_songs(tmp_path / "a.csv", make_songs(20))
     first = load_corpus(arguments(path))
     moved = path.rename(tmp_path / "b.csv")
@@ -218,7 +219,7 @@ def test_a_moved_file_of_equal_content_prepares_nothing(tmp_path, make_songs, mo
     assert load_corpus(arguments(moved)).report["checksum"] == first.report["checksum"]
 
 
-def test_changed_content_or_settings_prepare_anew(tmp_path, make_songs):
+def test_changed_content_or_settings_are_prepared_again(tmp_path, make_songs):
     path = write_songs(tmp_path / "a.csv", make_songs(20))
     sums = {load_corpus(arguments(path)).report["checksum"]}
     sums.add(load_corpus(arguments(path, cleaning="none")).report["checksum"])
@@ -254,7 +255,7 @@ def test_streams_are_memory_mapped_and_of_the_smallest_type():
     assert corpus.train.ids.dtype == np.uint8
 
 
-def test_no_path_of_the_machine_is_in_the_report(tmp_path, make_songs):
+def test_the_report_has_no_path_of_this_machine(tmp_path, make_songs):
     corpus = load_corpus(arguments(write_songs(tmp_path / "a.csv", make_songs(20))))
     assert str(tmp_path) not in json.dumps(corpus.report)
 
@@ -263,7 +264,7 @@ def _checksum(path):
     return load_corpus(arguments(path)).report["checksum"]
 
 
-def test_processes_that_prepare_at_once_all_get_the_same(tmp_path, make_songs):
+def test_processes_that_prepare_at_the_same_time_all_get_the_same_corpus(tmp_path, make_songs):
     path = write_songs(tmp_path / "a.csv", make_songs(200))
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert len(set(pool.map(_checksum, [path] * 4))) == 1
@@ -278,7 +279,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
     draw = lambda seed, step: batch_offsets(seed, step, 64, 10_000, 256).tolist()  # noqa: E731
     assert draw(1, 5) == draw(1, 5)
     assert draw(1, 5) != draw(1, 6) != draw(2, 6)
-    # Written down once: another numpy or another machine must draw the same.
+    # Recorded once: every numpy and every machine must draw the same.
     assert batch_offsets(1337, 3, 4, 1_000_000, 256).tolist() == PINNED_OFFSETS
 
 
@@ -287,7 +288,7 @@ def test_offsets_reach_every_start_and_nothing_past_the_end():
     assert set(offsets) == {0, 1, 2}
 
 
-def test_windows_are_what_stands_in_the_stream():
+def test_windows_are_pieces_of_the_stream():
     corpus = load_corpus(arguments(SAMPLE_LYRICS))
     windows = corpus.train.windows(np.array([0, 100]), BLOCK)
     assert windows.shape == (2, BLOCK + 1)
@@ -342,7 +343,7 @@ def test_a_failed_preparation_leaves_nothing_behind(tmp_path, monkeypatch):
     assert left == []
 
 
-def test_streams_longer_than_four_gigabytes_are_read_where_the_offset_says(tmp_path):
+def test_streams_longer_than_four_gigabytes_are_read_at_the_right_offsets(tmp_path):
     path, length = tmp_path / "train.bin", 5 * 2**30
     with path.open("wb") as file:  # sparse: it takes a few blocks on disk
         file.truncate(length)

@@ -1,4 +1,4 @@
-"""Kernels of training on a CPU: the same function, the same gradients, the right distribution."""
+"""Kernels for training on a CPU: the same loss and gradients as the model's, dropout with the right distribution."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_each_kind_of_dropout_is_applied_in_training(kind):
         assert model(ids, labels=ids, shift_labels=ids, use_cache=False).loss.item() not in losses
 
 
-def test_another_activation_is_kept():
+def test_the_kernels_keep_another_activation():
     model = build("modern", 32, hidden_act="gelu")
     ids = torch.randint(0, 30, (2, 32))
     assert loss_and_gradients(model, ids, True)[0] == pytest.approx(loss_and_gradients(model, ids, False)[0], abs=1e-6)
@@ -53,7 +53,7 @@ def test_another_activation_is_kept():
 
 @pytest.mark.parametrize("length", [16, 64, 150])
 @pytest.mark.parametrize(("variant", "window"), [("classic", None), ("modern", 5), ("modern", 64), ("modern", None)])
-def test_loss_and_gradients_are_those_of_the_model(variant, window, length):
+def test_loss_and_gradients_are_the_same_as_without_the_kernels(variant, window, length):
     model = build(variant, length, **({"sliding_window": min(window, length)} if window else {}))
     ids = torch.randint(0, 30, (3, length))
     (loss, gradients), (expected_loss, expected) = (loss_and_gradients(model, ids, on) for on in (True, False))
@@ -71,7 +71,7 @@ def test_evaluation_has_no_dropout():
     torch.testing.assert_close(first, model(ids, use_cache=False).logits)
 
 
-def test_behind_the_block_the_model_is_its_own_again():
+def test_after_the_with_block_the_model_is_as_before():
     model = build("modern", 32)
     with cpu_kernels(model), pytest.raises(RuntimeError, match="stop"):
         raise RuntimeError("stop")
@@ -88,17 +88,17 @@ def test_a_cache_is_refused():
 @pytest.mark.parametrize("p", [0.001, 0.2, 0.5, 0.9])
 def test_dropout_keeps_the_right_share_and_scales_it_to_the_same_mean(p):
     torch.manual_seed(0)
-    count = 2_000_001  # no multiple of a word's lanes
+    count = 2_000_001  # not a multiple of the lanes in a word
     output = Dropout.apply(torch.ones(count), p)
     kept = (output > 0).double()
     assert kept.mean().item() == pytest.approx(1 - p, abs=5 * (p * (1 - p) / count) ** 0.5)
     assert output.max().item() == pytest.approx(1 / (1 - p), rel=2e-4)
-    for distance in (1, 2, 3, 4, 5):  # lanes of a word do not know of each other
+    for distance in (1, 2, 3, 4, 5):  # the lanes of a word are independent
         product = ((kept[:-distance] - kept.mean()) * (kept[distance:] - kept.mean())).mean().item()
         assert abs(product) < 5 * p * (1 - p) / count**0.5
 
 
-def test_dropout_follows_torchs_generator_and_its_gradient_the_same_mask():
+def test_dropout_uses_torchs_generator_and_its_gradient_uses_the_same_mask():
     x = torch.randn(100, 30, requires_grad=True)
     outputs = []
     for seed in (1, 1, 2):
@@ -111,7 +111,7 @@ def test_dropout_follows_torchs_generator_and_its_gradient_the_same_mask():
     torch.testing.assert_close(gradient * x, outputs[0])
 
 
-def test_attention_with_dropout_has_the_mean_of_attention_without():
+def test_attention_with_dropout_has_the_same_mean_as_without():
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 2, 70, 8) for _ in range(3))
     expected = Attention.apply(query, key, value, 0.3, 0.0, 70)
@@ -120,7 +120,7 @@ def test_attention_with_dropout_has_the_mean_of_attention_without():
     torch.testing.assert_close(mean, expected, atol=0.08, rtol=0)
 
 
-def test_gradients_through_dropped_attention_are_those_of_its_differences():
+def test_gradients_of_attention_with_dropout_match_finite_differences():
     torch.manual_seed(0)
     inputs = [torch.randn(1, 2, 6, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
 

@@ -1,4 +1,4 @@
-"""README and docs: short enough, true to the settings, without dead links, and every command in them runs."""
+"""README and docs are short enough, match the settings and have no dead links, and every command in them runs."""
 
 import csv
 import dataclasses
@@ -23,7 +23,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def blocks(page, language):
-    """The code blocks of a page in a language, and whether each is to be run."""
+    """The code blocks of a page in one language, and whether each should be run."""
     return [
         (text, not reason) for name, text, reason in BLOCK.findall(page.read_text(encoding="utf-8")) if name == language
     ]
@@ -51,7 +51,7 @@ def test_most_commands_are_run(capsys):
 
 
 def anchors(page):
-    """Names of a page's headings, as GitHub and the Hub make them."""
+    """The anchors of a page's headings, as GitHub and the Hub make them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -68,7 +68,7 @@ def test_every_link_leads_somewhere(page):
 
 
 def settings_tables():
-    """All settings, a table per group, from the fields themselves."""
+    """The settings as one table per group, made from the dataclass fields."""
     lines = []
     for group in GROUPS:
         lines += [f"### {group.__doc__}", "", "| setting | default | meaning |", "|---|---|---|"]
@@ -88,8 +88,8 @@ def settings_tables():
     return "\n".join(lines)
 
 
-def test_the_settings_in_the_docs_are_those_of_the_program():
-    """Run `python tests/test_docs.py` to write them anew."""
+def test_the_settings_in_the_docs_match_the_program():
+    """If this fails, run `python tests/test_docs.py` to write them again."""
     text = (PROJECT / "docs" / "training.md").read_text(encoding="utf-8")
     assert text.split("<!-- settings -->\n")[1].split("<!-- end of settings -->")[0] == settings_tables() + "\n"
 
@@ -99,7 +99,7 @@ def test_the_settings_in_the_docs_are_those_of_the_program():
 
 
 def copy_project(folder):
-    """The project as a newcomer has it, with songs of their own; the sample run is made short."""
+    """Copies the project for a newcomer with two files of songs, and makes the sample run short."""
     shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns(".*", "runs", "*.egg-info", "__pycache__", "tests"))
     config = folder / "configs" / "sample.yaml"
     small = {
@@ -116,16 +116,16 @@ def copy_project(folder):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """The project, set up."""
+    """A copy of the project that is set up already."""
     folder = copy_project(tmp_path_factory.mktemp("docs") / "lyricgpt")
     (folder / ".venv").symlink_to(sys.prefix)
     for name in ("pyproject.toml", "constraints.txt"):
-        os.utime(folder / name, (0, 0))  # older than what is installed
+        os.utime(folder / name, (0, 0))  # older than the installed packages, so that make installs nothing
     return folder
 
 
 COMMANDS = [(page, text) for page in PAGES for text, is_run in blocks(page, "bash") if is_run]
-# The one that sets the project up has a test of its own.
+# The commands that set the project up have their own test.
 SETTING_UP = [text for _, text in COMMANDS if "-m venv" in text]
 
 

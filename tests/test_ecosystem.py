@@ -1,6 +1,6 @@
-"""Others build on it: the platform's tools train, adapt, compile, enlarge and open up both variants.
+"""Hugging Face's tools work on both variants: they train, adapt, compile and inspect them, and enlarge their alphabet.
 
-Everything here is small and real: the embedded songs, the platform's own classes, a model that trains in a second.
+Everything is small but real: the embedded songs, the tools' own classes, and a model that trains in a second.
 """
 
 import json
@@ -21,7 +21,7 @@ from transformers import (
 from modeling_lyricgpt import LyricGPTConfig, LyricGPTForCausalLM
 from tokenization_lyricgpt import LyricGPTTokenizer
 
-# PEFT still asks for a property of transformers by its old name.
+# PEFT still uses the old name of a property of transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 BLOCK = 32
@@ -45,7 +45,7 @@ def tokenizer(songs):
 
 @pytest.fixture(scope="module")
 def windows(songs, tokenizer):
-    """The songs cut into blocks by the tokenizer itself, the last of each song shorter."""
+    """The songs, cut into blocks by the tokenizer. The last block of a song is shorter."""
 
     def cut(batch):
         return tokenizer(batch["text"], truncation=True, max_length=BLOCK, return_overflowing_tokens=True)
@@ -86,7 +86,7 @@ def new_model(variant, tokenizer, **options):
 
 @pytest.fixture
 def model(variant, tokenizer):
-    """A model without dropout whose weights are large, so that everything it reads matters to what it says."""
+    """A model without dropout and with large weights, so that everything it reads affects its output."""
     model = new_model(variant, tokenizer, attention_dropout=0.0, hidden_dropout=0.0).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -137,7 +137,7 @@ def losses(trained):
 
 @pytest.fixture(scope="module")
 def trained(request, tokenizer, windows, tmp_path_factory):
-    """A model trained by the Trainer for forty steps, with the Trainer and its folder."""
+    """A Trainer that has trained a model for forty steps, and its folder."""
     folder = tmp_path_factory.mktemp(f"trainer-{request.param}")
     model = new_model(request.param, tokenizer, attention_dropout=0.1, hidden_dropout=0.1)
     training = trainer(model, tokenizer, windows, folder)
@@ -195,7 +195,7 @@ def test_what_the_trainer_saved_loads_in_a_process_without_this_project(trained,
 
 def test_the_trainer_gives_the_same_losses_when_it_accumulates_gradients(variant, songs, tokenizer, tmp_path):
     lines = [line for text in songs["text"][:8] for line in text.split("\n") if line]
-    tokenizer = padding_on_the_right(tokenizer)  # on the left it would move positions
+    tokenizer = padding_on_the_right(tokenizer)  # padding on the left would move the positions
     encoded = Dataset.from_dict(dict(tokenizer(lines, truncation=True, max_length=BLOCK)))
     histories = []
     for steps in (1, 4):
@@ -207,8 +207,8 @@ def test_the_trainer_gives_the_same_losses_when_it_accumulates_gradients(variant
     assert histories[1] == pytest.approx(histories[0], rel=1e-4)
 
 
-def test_smoothed_labels_are_those_of_the_next_character(model, tokenizer, windows, tmp_path):
-    """The Trainer shifts them only for models that transformers' table of causal language models names."""
+def test_label_smoothing_uses_the_next_character(model, tokenizer, windows, tmp_path):
+    """The Trainer shifts labels only for models in transformers' table of causal language models."""
     few = windows.select(range(4))
     training = trainer(model, tokenizer, few, tmp_path, label_smoothing_factor=0.1, per_device_eval_batch_size=4)
     loss = training.evaluate(few)["eval_loss"]
@@ -221,7 +221,7 @@ def test_smoothed_labels_are_those_of_the_next_character(model, tokenizer, windo
     assert loss == pytest.approx(expected.mean().item(), rel=1e-5)
 
 
-def test_padding_is_no_part_of_the_loss_but_the_end_of_a_song_is(model, tokenizer):
+def test_padding_does_not_count_in_the_loss_but_the_end_of_a_song_does(model, tokenizer):
     songs = ["I walked along<|endoftext|>", "You sang<|endoftext|>"]
     collate = DataCollatorForLanguageModeling(padding_on_the_right(tokenizer), mlm=False)
     padded = collate([tokenizer(song) for song in songs])
@@ -264,7 +264,7 @@ def greedy(model, ids):
     ).tolist()
 
 
-def test_lora_learns_while_the_weights_beneath_it_stay(model, batch):
+def test_lora_learns_and_leaves_the_weights_beneath_it_unchanged(model, batch):
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     wrapped, history = adapt(model, batch)
     assert history[-1] < history[0] - 1
@@ -283,7 +283,7 @@ def test_lora_learns_while_the_weights_beneath_it_stay(model, batch):
         assert torch.equal(weight, before[name]), name
 
 
-def test_lora_finds_every_projection_but_the_head_by_itself(model, batch):
+def test_lora_on_all_linear_layers_adapts_every_projection_but_the_head(model, batch):
     wrapped, history = adapt(model, batch, targets="all-linear")
     assert history[-1] < history[0]
     found = {name.split(".lora_A")[0].split(".")[-1] for name in wrapped.state_dict() if ".lora_A" in name}
@@ -320,7 +320,7 @@ def test_merged_weights_give_the_logits_and_the_song_of_the_adapter(model, batch
     assert len(sung[0]) == 10 + 2 * BLOCK  # well past the block
 
 
-def test_lora_learns_the_same_with_its_activations_computed_again(model, batch):
+def test_lora_learns_the_same_with_activation_checkpointing(model, batch):
     state = {name: weight.clone() for name, weight in model.state_dict().items()}
     _, expected = adapt(model, batch)
     again = LyricGPTForCausalLM(model.config)
@@ -334,7 +334,7 @@ def test_lora_learns_the_same_with_its_activations_computed_again(model, batch):
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_activations_computed_again_give_the_gradients_of_kept_ones(model, batch, use_reentrant):
+def test_activation_checkpointing_gives_the_same_gradients(model, batch, use_reentrant):
     model.train()
     model(**batch, use_cache=False).loss.backward()
     expected = {name: weight.grad.clone() for name, weight in model.named_parameters()}
@@ -344,7 +344,7 @@ def test_activations_computed_again_give_the_gradients_of_kept_ones(model, batch
         layer.mlp.register_forward_pre_hook(lambda *_: passes.append(1))
     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": use_reentrant})
     model(**batch, use_cache=False).loss.backward()
-    assert len(passes) == 2 * LAYERS  # each layer once on the way there and once on the way back
+    assert len(passes) == 2 * LAYERS  # each layer once forward and once again backward
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, expected[name], msg=lambda text, name=name: f"{name}: {text}")
 
@@ -370,7 +370,7 @@ def test_it_compiles_into_one_graph_with_the_same_logits_loss_and_gradients(mode
     torch.testing.assert_close(got.loss, expected.loss)
     torch.testing.assert_close(model.model.embed_tokens.weight.grad, gradient)
     compiled(**{name: values.flip(0) for name, values in batch.items()}, use_cache=False)
-    assert graphs.frame_count == 1  # other characters of the same shape need no other graph
+    assert graphs.frame_count == 1  # other characters in the same shape need no second graph
 
 
 def test_a_forward_pass_is_exported_for_batches_of_any_shape(model, batch):
@@ -391,7 +391,7 @@ NEW = ["☃", "♫", "✿"]
 
 @pytest.fixture
 def larger(model, tokenizer, tmp_path):
-    """A model and tokenizer that learnt to read three more characters, the logits of before, and where they are saved."""
+    """A model and tokenizer with three more characters, a prompt, the weights and logits before, and a folder."""
     tokenizer.save_pretrained(tmp_path / "before")
     tokenizer = LyricGPTTokenizer.from_pretrained(tmp_path / "before")
     ids = tokenizer("I walked along the", return_tensors="pt").input_ids
@@ -448,10 +448,10 @@ def test_a_larger_alphabet_survives_saving_and_loading(larger):
     assert greedy(loaded, ids) == greedy(model, ids)
 
 
-# What is inside
+# Hidden states and attention
 
 
-def test_the_bare_model_shows_a_hidden_state_for_the_input_and_after_every_layer(model, batch, tmp_path):
+def test_the_bare_model_returns_a_hidden_state_for_the_input_and_after_every_layer(model, batch, tmp_path):
     model.save_pretrained(tmp_path)
     bare = AutoModel.from_pretrained(tmp_path)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -472,7 +472,7 @@ def test_the_bare_model_shows_a_hidden_state_for_the_input_and_after_every_layer
     assert torch.equal(states[0], bare.embed_tokens(inputs["input_ids"]) + positions)
 
 
-def test_eager_attention_shows_its_weights_which_look_back_only(model, batch, tmp_path):
+def test_eager_attention_returns_weights_that_only_look_back(model, batch, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
     ids = batch["input_ids"][:3]

@@ -22,7 +22,7 @@ def model():
     )
 
 
-def test_figures_are_those_of_every_window_whatever_the_batch_size(model):
+def test_figures_count_every_window_whatever_the_batch_size(model):
     stream = TokenStream(np.random.default_rng(0).integers(0, 12, 500).astype(np.uint8))
     offsets = np.arange(0, 480, 23)
     results = [evaluate_split(Accelerator(cpu=True), model, stream, offsets, BLOCK, size) for size in (1, 4, 64)]
@@ -39,7 +39,7 @@ def test_figures_are_those_of_every_window_whatever_the_batch_size(model):
         assert result["bits_per_char"] == pytest.approx(result["loss"] / math.log(2))
 
 
-def test_a_model_without_knowledge_loses_the_logarithm_of_the_alphabet(model):
+def test_the_loss_of_a_blind_guess_is_the_logarithm_of_the_alphabet(model):
     torch.nn.init.zeros_(model.lm_head.weight)
     stream = TokenStream(np.random.default_rng(0).integers(0, 12, 500).astype(np.uint8))
     result = evaluate_split(Accelerator(cpu=True), model, stream, np.arange(20), BLOCK, 8)

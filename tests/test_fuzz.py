@@ -1,4 +1,4 @@
-"""Readers, cleaning and tokens on whatever hypothesis makes up: what is prepared decodes to what was read, always."""
+"""Readers, cleaning and tokens on texts that hypothesis makes up: prepared tokens always decode to the texts."""
 
 import shutil
 import tempfile
@@ -30,7 +30,7 @@ RELAXED = settings(
 
 @settings(RELAXED, max_examples=1000)
 @given(st.lists(st.one_of(TEXTS, st.lists(LINES, max_size=12).map("".join)), min_size=1, max_size=6))
-def test_a_batch_is_cleaned_and_counted_as_song_after_song(songs):
+def test_a_batch_is_cleaned_and_counted_like_its_songs_one_by_one(songs):
     encoded = [song.encode() for song in songs]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     batch = Batch(np.frombuffer(b"".join(encoded), np.uint8), offsets)

@@ -1,4 +1,4 @@
-"""Generation: every mode of `generate`, within the block and past it, and the fast loop that draws what transformers' draws."""
+"""Generation: every mode of `generate`, within the block and past it, and our fast loop, with the same songs."""
 
 import itertools
 import logging
@@ -51,11 +51,11 @@ MODES = {
 
 
 def tokenizer():
-    return LyricGPTTokenizer.from_alphabet(ALPHABET)  # 33 ids, fewer than the model fixture has
+    return LyricGPTTokenizer.from_alphabet(ALPHABET)  # 32 ids, fewer than the `model` fixture has
 
 
 def both_loops(model, inputs, **options):
-    """What our loop and transformers' give for the same seed, and the random number that each leaves next."""
+    """The songs of our loop and of transformers' for the same seed, and the next random number after each."""
     results = []
     for return_dict in (False, True):  # with it, transformers' loop is used
         torch.manual_seed(3)
@@ -68,7 +68,7 @@ def both_loops(model, inputs, **options):
 
 @pytest.fixture
 def model(model):
-    """In float64, so that two ways of computing a character never disagree on it because a processor rounds its own way."""
+    """In float64, so that rounding never makes two ways of computing a character disagree."""
     return model.double()
 
 
@@ -90,21 +90,21 @@ def passes(monkeypatch):
 @pytest.mark.parametrize(
     "lengths", [(5,), (70,), (45, 7, 31), (40, 9)], ids=["short", "past the block", "batch", "alone, padded"]
 )
-def test_a_seed_gives_the_song_that_transformers_own_loop_gives(model, mode, lengths, passes):
+def test_a_seed_gives_the_same_song_as_transformers_own_loop(model, mode, lengths, passes):
     inputs = prompts(*lengths)
     if lengths == (40, 9):
         inputs = {name: value[1:] for name, value in inputs.items()}
     length = 400 if lengths == (70,) else 150  # so that the buffer of a sliding window fills up
     (ours, ours_next), (theirs, theirs_next) = both_loops(model, inputs, max_new_tokens=length, **MODES[mode])
-    assert passes  # it was the fast loop
+    assert passes  # the fast loop was used
     assert torch.equal(ours, theirs)
-    assert torch.equal(ours_next, theirs_next)  # not a random number more or less
+    assert torch.equal(ours_next, theirs_next)  # both drew the same number of random numbers
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["classic", "modern"])
-def test_drafts_leave_the_distribution_as_it_is(variant):
-    """All songs of three characters, their probabilities computed, against how often each is drawn."""
+def test_drafts_do_not_change_the_distribution(variant):
+    """Compares how often each song of three characters is drawn with its computed probability."""
     torch.manual_seed(0)
     config = LyricGPTConfig(
         variant=variant, vocab_size=3, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, block_size=16
@@ -113,7 +113,7 @@ def test_drafts_leave_the_distribution_as_it_is(variant):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)
-    prompt = torch.tensor([[0, 1, 2, 0, 1, 2, 0]])  # what comes next seems clear
+    prompt = torch.tensor([[0, 1, 2, 0, 1, 2, 0]])  # so repetitive that drafts are proposed
     songs = torch.tensor(list(itertools.product(range(3), repeat=3)))
     with torch.no_grad():
         logits = model(torch.cat([prompt.expand(27, -1), songs], dim=1)).logits[:, 6:9].log_softmax(-1)
@@ -127,10 +127,10 @@ def test_drafts_leave_the_distribution_as_it_is(variant):
         song = model.generate(prompt, do_sample=True, top_k=0, max_new_tokens=3)[0, -3:]
         drawn[int(song @ torch.tensor([9, 3, 1]))] += 1
     chi_squared = ((drawn - draws * expected) ** 2 / (draws * expected)).sum()
-    assert chi_squared < 54.05  # 26 degrees of freedom: one draw in a thousand lies above
+    assert chi_squared < 54.05  # 26 degrees of freedom: chance exceeds this once in a thousand times
 
 
-def test_drafts_spare_passes_where_a_text_repeats(passes):
+def test_drafts_save_passes_when_a_text_repeats(passes):
     torch.manual_seed(0)
     config = LyricGPTConfig(variant="modern", hidden_size=32, num_hidden_layers=1, num_attention_heads=2, block_size=64)
     model = LyricGPTForCausalLM(config).eval()
@@ -139,7 +139,7 @@ def test_drafts_spare_passes_where_a_text_repeats(passes):
     assert len(passes) < 1.4 * 400 / (1 + generation_lyricgpt.DRAFT_LENGTH)
 
 
-def test_drafts_continue_the_longest_context_they_know_and_what_they_remember_is_bounded(monkeypatch):
+def test_drafts_continue_the_longest_context_they_know_and_remember_only_so_many(monkeypatch):
     drafts = NgramDrafts([1, 2, 3, 4, 9, 2, 3, 5, 0, 2, 3, 5, 1, 2, 3], vocab_size=60)
     assert drafts.propose([None] * 4) == [4, 9, 2, 3]  # after 1 2 3, though 5 came more often after 2 3
     monkeypatch.setattr(drafts_lyricgpt, "MEMORY", 100 * 60)
@@ -153,13 +153,13 @@ def test_drafts_average_what_the_model_predicted():
     drafts = NgramDrafts([0], vocab_size=3)
     drafts.append(1, np.array([0.2, 0.5, 0.3], dtype=np.float32))
     drafts.ids.append(0)
-    # Half from the context (0), half from the empty one, which is half of what is known there and half uniform.
+    # Half is what followed 0, and half the mean of a uniform guess and what is known of both ids.
     uniform, known = np.full(3, 1 / 3), np.array([0.2, 0.5, 0.3])
     empty = (uniform + (np.array([1, 0, 0]) + known)) / 3
     np.testing.assert_allclose(drafts.predict((0,)), (empty + known) / 2, rtol=1e-5)
 
 
-def test_the_noise_known_ahead_is_what_multinomial_draws_with():
+def test_noise_ahead_is_the_noise_that_multinomial_will_draw_with():
     torch.manual_seed(1)
     probabilities = torch.rand(5, 50).softmax(-1)
     noise = noise_ahead(5, 50, torch.device("cpu"))
@@ -167,7 +167,7 @@ def test_the_noise_known_ahead_is_what_multinomial_draws_with():
     assert drawn == [int((row.numpy() / ahead).argmax()) for row, ahead in zip(probabilities, noise, strict=True)]
 
 
-def test_weights_changed_between_two_songs_are_the_weights_that_count(model, passes):
+def test_weights_changed_between_two_songs_are_used_for_the_second(model, passes):
     inputs = prompts(9)
     before = model.generate(**inputs, do_sample=False, max_new_tokens=50, pad_token_id=0)
     names = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -182,7 +182,7 @@ def test_weights_changed_between_two_songs_are_the_weights_that_count(model, pas
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == names
 
 
-def test_a_module_that_somebody_changed_is_the_module_that_counts(model, passes):
+def test_a_module_that_somebody_hooked_or_replaced_is_used(model, passes):
     inputs = prompts(9)
     plain = model.generate(**inputs, do_sample=False, max_new_tokens=40, pad_token_id=0)
     fast = len(passes)
@@ -258,7 +258,7 @@ def positions_of_the_users_own(model, inputs):
         positions_of_the_users_own,
     ],
 )
-def test_what_our_loop_does_not_know_goes_through_transformers_own(model, change, passes):
+def test_changes_that_our_loop_does_not_know_go_through_transformers_loop(model, change, passes):
     inputs = prompts(9)
     plain = model.generate(**inputs, do_sample=False, max_new_tokens=15, pad_token_id=0)
     count = len(passes)
@@ -276,14 +276,14 @@ def test_asking_for_hidden_states_once_does_not_slow_later_songs_down(model, pas
     assert passes
 
 
-def test_probabilities_that_are_none_are_an_error_and_not_a_song(model):
+def test_invalid_probabilities_are_an_error_and_not_a_song(model):
     with torch.no_grad():
         model.lm_head.weight[3, 0] = float("nan")
     with pytest.raises(RuntimeError, match="probability tensor contains"):
         model.generate(**prompts(9), do_sample=True, top_k=0, max_new_tokens=9, pad_token_id=0)
 
 
-def test_one_attention_for_all_implementations_and_it_is_asked_for_by_name(model, passes):
+def test_another_attention_implementation_writes_the_same_song_without_the_fast_loop(model, passes):
     inputs = prompts(9, 30)
     options = {"do_sample": False, "max_new_tokens": 60, "pad_token_id": 0}
     sdpa = model.generate(**inputs, **options)
@@ -293,7 +293,7 @@ def test_one_attention_for_all_implementations_and_it_is_asked_for_by_name(model
     assert len(passes) == count
 
 
-def test_flash_attention_is_dispatched_to_where_it_is_installed(model, monkeypatch):
+def test_flash_attention_is_used_where_it_is_installed(model, monkeypatch):
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     windows = []
@@ -319,7 +319,7 @@ def test_a_batch_with_left_padding_equals_its_rows_alone(model):
         assert torch.equal(together[row, 20 - length :], alone[0])
 
 
-def test_several_sequences_of_one_prompt_differ_and_begin_alike(model):
+def test_several_songs_from_one_prompt_begin_alike_and_differ(model):
     inputs = prompts(6)
     torch.manual_seed(0)
     songs = model.generate(**inputs, do_sample=True, top_k=0, num_return_sequences=4, max_new_tokens=60, pad_token_id=0)
@@ -328,7 +328,7 @@ def test_several_sequences_of_one_prompt_differ_and_begin_alike(model):
     assert len({tuple(song) for song in songs.tolist()}) == 4
 
 
-def test_scores_and_logits_are_those_of_reading_the_song(model):
+def test_scores_and_logits_are_the_same_as_from_reading_the_song(model):
     inputs = prompts(6)
     output = model.generate(
         **inputs,
@@ -384,16 +384,16 @@ def test_a_stop_string_ends_a_song_whatever_the_alphabet(model, alphabet):
     inputs = tokenizer(alphabet[5:9], return_tensors="pt")
     free = tokenizer.decode(model.generate(**inputs, **options, max_new_tokens=60)[0])
     stop = free[20:22]
-    for text in (stop, ["☃", stop]):  # one that cannot be written does not matter beside one that can
+    for text in (stop, ["☃", stop]):  # an impossible stop string is ignored beside a possible one
         song = model.generate(**inputs, **options, max_new_tokens=60, stop_strings=text, tokenizer=tokenizer)
         assert tokenizer.decode(song[0]) == free[: free.index(stop, 3) + 2]
     with pytest.raises(ValueError, match=r"can never write .* has no \['☃'\]"):
         model.generate(**inputs, max_new_tokens=9, stop_strings="☃", tokenizer=tokenizer)
 
 
-def test_a_song_ends_and_neither_unknown_nor_padding_is_ever_written(tiny_run):
+def test_a_song_can_end_and_never_contains_unk_or_padding(tiny_run):
     model = LyricGPTForCausalLM.from_pretrained(tiny_run)
-    with torch.no_grad():  # as likely as can be
+    with torch.no_grad():  # makes the special tokens likely
         model.lm_head.weight[1:3] = 0
         model.lm_head.weight[0] /= 4
     tokenizer = LyricGPTTokenizer.from_pretrained(tiny_run)
@@ -404,13 +404,13 @@ def test_a_song_ends_and_neither_unknown_nor_padding_is_ever_written(tiny_run):
     for song in songs[:, 1:].tolist():
         if 0 in song:
             endings += 1
-            assert set(song[song.index(0) + 1 :]) <= {2}  # padding behind the end, as everywhere in transformers
+            assert set(song[song.index(0) + 1 :]) <= {2}  # padding after the end, as everywhere in transformers
             song = song[: song.index(0)]
         assert not {1, 2} & set(song)
     assert endings > 3
 
 
-@sdpa_kernel(SDPBackend.MATH)  # torch's other kernel takes instructions for granted that a processor may lack
+@sdpa_kernel(SDPBackend.MATH)  # torch's other kernel needs instructions that some processors lack
 def test_bfloat16_writes_songs_in_both_loops(model):
     model = model.to(torch.bfloat16)
     inputs = prompts(12, 40)
@@ -423,7 +423,7 @@ def test_bfloat16_writes_songs_in_both_loops(model):
         incremental = torch.cat([decoder.read(song[:, : index + 1], keep=1) for index in range(20)], dim=1)
         whole = model(song[:, :20]).logits
         exact = model.float()(song[:, :20]).logits
-    # The fast loop is no further from exact than the model itself is in this precision.
+    # The fast loop is about as exact as the model itself in this precision.
     assert (incremental - exact).abs().max() < 1.5 * (whole - exact).abs().max()
 
 
@@ -500,7 +500,7 @@ def test_the_cache_never_holds_more_than_the_window(model):
     assert output.past_key_values.layers[0].keys.shape[-2] <= BLOCK
 
 
-def test_a_cache_from_outside_goes_on_past_the_block(model):
+def test_a_cache_that_was_passed_in_works_past_the_block(model):
     options = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": 30}
     ids = prompts(10)["input_ids"]
     cache = DynamicCache(config=model.config)
@@ -512,7 +512,7 @@ def test_a_cache_from_outside_goes_on_past_the_block(model):
     assert torch.equal(text, at_once)
 
 
-def test_a_cache_that_was_filled_anew_between_two_songs_tells_nothing_of_the_first(model):
+def test_a_cache_that_was_reset_between_two_songs_keeps_nothing_of_the_first(model):
     options = {"do_sample": False, "pad_token_id": 0}
     first, second = (torch.randint(1, 40, (1, 40)) for _ in range(2))
     cache = DynamicCache(config=model.config)
@@ -554,7 +554,7 @@ def test_a_prompt_read_in_chunks_gives_the_same_song(model):
     assert torch.equal(model.generate(**inputs, **options, prefill_chunk_size=10), model.generate(**inputs, **options))
 
 
-# What a caller asks for, whatever the release calls it
+# Callers' arguments, whatever a release of transformers calls them
 
 
 def test_an_empty_prompt_starts_a_song_alone_and_in_a_batch(tiny_run):
@@ -574,7 +574,7 @@ def test_an_empty_prompt_starts_a_song_alone_and_in_a_batch(tiny_run):
         model.generate(**tokenizer("", return_tensors="pt"), **options)
 
 
-def test_a_max_length_of_the_callers_is_kept(tiny_run):
+def test_a_callers_max_length_is_kept(tiny_run):
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_run), AutoModelForCausalLM.from_pretrained(tiny_run)
     inputs = tokenizer("I walked", return_tensors="pt")
     model.generation_config.suppress_tokens = tokenizer.all_special_ids
@@ -588,7 +588,7 @@ def test_a_max_length_of_the_callers_is_kept(tiny_run):
         model.generate(**inputs, max_length=8)
 
 
-def test_a_cache_is_taken_by_each_of_its_names_and_by_no_other(model, caplog):
+def test_a_cache_is_accepted_under_each_of_its_names_and_no_other(model, caplog):
     ids = prompts(12)["input_ids"]
     with torch.no_grad():
         expected = model(ids).logits[:, -1]
@@ -618,7 +618,7 @@ def test_any_other_unknown_keyword_is_ignored_with_one_warning(model, caplog, mo
     assert "does not know 'hue_" in warning
 
 
-def test_pipeline_sings_past_the_block_and_prints_no_warning(tiny_run):
+def test_pipeline_writes_past_the_block_and_prints_no_warning(tiny_run):
     result = isolated(PIPELINE, tiny_run)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""

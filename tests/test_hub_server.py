@@ -1,4 +1,4 @@
-"""The tests' own Hub, by the real clients: what the tests of publishing rest on."""
+"""The tests' own Hub, used with the real clients. The tests of publishing rely on it."""
 
 import sys
 import textwrap
@@ -9,7 +9,7 @@ from hub_server import Blob
 
 
 def client(hub, code, token=None):
-    """Runs code in a process of its own, logged in with a token; returns what it prints."""
+    """Runs code in its own process, logged in with a token, and returns the lines that it prints."""
     code = "from huggingface_hub import *\nfrom huggingface_hub.errors import *\napi = HfApi()\n" + textwrap.dedent(
         code
     )
@@ -108,7 +108,7 @@ def test_private_repositories_and_scopes_are_guarded(hub):
 
 
 @pytest.mark.parametrize("cut", ["request", "response"])
-def test_a_commit_that_is_cut_takes_effect_or_not_as_told(hub, cut):
+def test_a_commit_that_is_cut_off_takes_effect_only_if_its_answer_was_cut(hub, cut):
     hub.create("you/a")
     hub.fault("/commit/", cut=cut)
     printed = client(
@@ -126,7 +126,7 @@ def test_a_commit_that_is_cut_takes_effect_or_not_as_told(hub, cut):
     assert len(hub.commits("you/a")) == (cut == "response")
 
 
-def test_a_download_that_is_cut_goes_on_where_it_stopped(hub):
+def test_a_download_that_is_cut_off_resumes_where_it_stopped(hub):
     content = bytes(range(256)) * 4000
     hub.create("you/a", private=False)
     hub.commit_as("you", "you/a", {"w.safetensors": content})

@@ -1,4 +1,4 @@
-"""Beginning with another model: its weights, its alphabet and its shape."""
+"""Starting from another model: its weights, its alphabet and its shape."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def begin(tiny_run, tmp_path, foreign, **values):
     return args, parent, corpus, build_model(args, args.seed, corpus.tokenizer, parent)
 
 
-def test_old_characters_keep_their_rows_and_new_ones_begin_with_the_mean(tiny_run, tmp_path, foreign):
+def test_old_characters_keep_their_rows_and_new_ones_start_with_the_mean(tiny_run, tmp_path, foreign):
     _, parent, corpus, model = begin(tiny_run, tmp_path, foreign)
     old, new = parent.tokenizer.get_vocab(), corpus.tokenizer.get_vocab()
     assert set(old) < set(new)
@@ -48,7 +48,7 @@ def test_old_characters_keep_their_rows_and_new_ones_begin_with_the_mean(tiny_ru
             torch.testing.assert_close(after[index], expected, msg=token)
 
 
-def test_before_its_first_step_it_reads_old_text_as_the_old_model_does(tiny_run, tmp_path, foreign):
+def test_before_its_first_step_it_predicts_old_text_like_the_old_model(tiny_run, tmp_path, foreign):
     _, parent, corpus, model = begin(tiny_run, tmp_path, foreign)
     text = "I walked along"
     old, new = parent.tokenizer.get_vocab(), corpus.tokenizer.get_vocab()
@@ -60,7 +60,7 @@ def test_before_its_first_step_it_reads_old_text_as_the_old_model_does(tiny_run,
     torch.testing.assert_close(after[:, columns[1]], before[:, columns[0]])
 
 
-def test_the_shape_is_that_of_the_model_and_dropout_the_runs_own(tiny_run, tmp_path, foreign):
+def test_the_shape_comes_from_the_model_and_dropout_from_the_run(tiny_run, tmp_path, foreign):
     args, parent, _, model = begin(tiny_run, tmp_path, foreign, dropout=0.3)
     assert (args.hidden_size, args.block_size, args.num_hidden_layers) == (32, 32, 2)
     assert model.config.hidden_dropout == 0.3
@@ -68,7 +68,7 @@ def test_the_shape_is_that_of_the_model_and_dropout_the_runs_own(tiny_run, tmp_p
 
 
 @pytest.mark.parametrize("variant", ["classic", "modern"])
-def test_what_no_argument_says_of_the_shape_is_taken_over_too(tmp_path, foreign, variant):
+def test_parts_of_the_shape_that_are_no_option_come_from_the_model_too(tmp_path, foreign, variant):
     unusual = {"rope_parameters": {"rope_type": "default", "rope_theta": 777.0}} if variant == "modern" else {}
     config = LyricGPTConfig(
         variant=variant, vocab_size=13, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=40,
@@ -92,7 +92,7 @@ def test_what_no_argument_says_of_the_shape_is_taken_over_too(tmp_path, foreign,
     torch.testing.assert_close(new[:, columns], old)
 
 
-def test_on_the_same_songs_it_begins_where_the_other_run_was_best(tiny_run, tmp_path):
+def test_on_the_same_songs_it_starts_where_the_other_run_was_best(tiny_run, tmp_path):
     result = train(init_from=tiny_run, output_dir=tmp_path / "new", max_steps=2)
     assert result.returncode == 0, result.stderr
     best = min(metrics(tiny_run), key=lambda row: row["val_loss"])
@@ -110,8 +110,8 @@ def test_it_learns_a_corpus_with_new_characters_and_names_them(tiny_run, tmp_pat
 
 
 @pytest.mark.parametrize("stopped_at", [0, 20])
-def test_it_goes_on_without_the_model_that_it_began_with(tiny_run, tmp_path, stopped_at):
-    """Whenever it was stopped: the first checkpoint is of step 0."""
+def test_it_resumes_without_the_model_that_it_started_from(tiny_run, tmp_path, stopped_at):
+    """It does not matter when it was stopped: the first checkpoint is of step 0."""
     parent, folder = tmp_path / "parent", tmp_path / "new"
     shutil.copytree(tiny_run, parent)
     values = {"init_from": parent, "output_dir": folder, "save_interval": 20}
@@ -133,14 +133,14 @@ def test_another_shape_on_the_command_line_is_refused(tiny_run, tmp_path):
     assert "hidden_size is 64" in result.stderr and "has 32" in result.stderr
 
 
-def test_a_model_that_is_not_there_is_named(tmp_path):
+def test_a_missing_model_is_named(tmp_path):
     result = train(init_from=tmp_path / "nowhere", output_dir=tmp_path / "new")
     assert result.returncode == 1
     assert f"no such run folder: {tmp_path / 'nowhere'}" in result.stderr
     assert not (tmp_path / "new").exists()
 
 
-def test_a_run_does_not_begin_with_another_model_halfway(tiny_run, tmp_path):
+def test_a_run_does_not_switch_to_another_model_halfway(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     result = train(init_from=tiny_run, output_dir=tmp_path / "run", dataset=SAMPLE_LYRICS)
     assert result.returncode == 1

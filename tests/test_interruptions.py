@@ -1,4 +1,4 @@
-"""Whatever stops a run: nothing is lost, a message says what happened, and the same command goes on."""
+"""Whatever stops a run, nothing is lost, a message says what happened, and the same command resumes."""
 
 import os
 import pty
@@ -23,7 +23,7 @@ from training_lyricgpt.engine.checkpoints import list_checkpoints, read_checkpoi
 
 @pytest.fixture
 def start():
-    """Starts commands; whatever a failed test leaves running is killed with its children."""
+    """Starts commands. If a failed test leaves one running, it is killed with its children."""
     processes = []
 
     def start(command):
@@ -48,8 +48,8 @@ def wait_for(condition, process, seconds=120):
 
 
 @pytest.mark.slow
-def test_a_signal_during_an_evaluation_leaves_it_undone_and_the_next_start_does_it(start, tmp_path):
-    # Everything is evaluated, which takes seconds; a checkpoint is written just before.
+def test_a_signal_during_an_evaluation_skips_it_and_the_next_start_does_it(start, tmp_path):
+    # Evaluating everything takes seconds, and a checkpoint is written just before.
     values = TINY | {"hidden_size": 128, "num_hidden_layers": 3, "max_steps": 10, "eval_batches": 100_000}
     command = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "stopped")]
     process = start(command)
@@ -66,7 +66,7 @@ def test_a_signal_during_an_evaluation_leaves_it_undone_and_the_next_start_does_
 
 
 @pytest.mark.slow
-def test_a_signal_during_the_first_evaluation_leaves_a_folder_that_begins_again(start, tmp_path):
+def test_a_run_stopped_during_the_first_evaluation_can_start_again(start, tmp_path):
     values = TINY | {"hidden_size": 128, "num_hidden_layers": 3, "max_steps": 2, "eval_batches": 100_000}
     command = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "run")]
     process = start(command)
@@ -82,7 +82,7 @@ def test_a_signal_during_the_first_evaluation_leaves_a_folder_that_begins_again(
 
 @pytest.mark.parametrize("values", [{"max_grad_norm": 0}, {"save_interval": 3, "eval_interval": 7}])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(tmp_path, values):
-    # The published optimizer with a learning rate beyond all measure: the weights overflow within a few steps.
+    # The published optimizer with an absurd learning rate: the weights overflow within a few steps.
     absurd = {"learning_rate": 1e36, "warmup_steps": 4, "lr_schedule": "constant", "max_steps": 100, "save_interval": 1}
     result = train(output_dir=tmp_path / "run", **absurd | values)
     assert_refused(
@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_gradient_that_is_not_finite_stops_the_run_at_its_step(tmp_path, stopped):
-    """The loss of a step is finite, its gradient is not: a hook makes one so in the seventh step."""
+    """In the seventh step, the loss is finite, but a hook makes the gradient NaN."""
     code = """
 import os, signal, sys
 import torch, train_hf
@@ -112,7 +112,7 @@ def poisoned(args, corpus, accelerator, model, optimizers, index):
         handle.remove()
         assert figures[0].isfinite()
         if os.environ.get("STOPPED"):
-            os.kill(os.getpid(), signal.SIGTERM)  # which would save
+            os.kill(os.getpid(), signal.SIGTERM)  # on which a run usually saves
     return figures
 train_hf.train_step = poisoned
 from training_lyricgpt import LyricGPTError
@@ -127,15 +127,15 @@ except LyricGPTError as error:
     assert result.returncode == 1, result.stderr
     assert f"not finite at step 7 (found at step {7 if stopped else 10})" in result.stderr
     assert [folder.name for folder in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000005"]
-    # The cause mended, the same command goes on from before it.
+    # Once the cause is fixed, the same command resumes from before it.
     assert_succeeds(train(**values, output_dir=tmp_path / "run"))
     assert_succeeds(train(**values, output_dir=tmp_path / "whole"))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(tiny_run, tmp_path):
-    # No file may grow beyond the weights' size: the optimizer's state, twice that, cannot be written.
+def test_a_full_disk_is_reported_and_the_run_resumes_when_there_is_room(tiny_run, tmp_path):
+    # No file may be larger than 1.5 times the weights. The optimizer's state needs twice their size.
     weights = (tiny_run / "model.safetensors").stat().st_size
     command = [sys.executable, "train_hf.py", *options(**TINY, lr_schedule="constant", output_dir=tmp_path / "full")]
     limited = ["bash", "-c", f'ulimit -f {weights * 3 // 2 // 1024}; exec "$@"', "bash", *command]
@@ -147,12 +147,12 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(tiny_run, tm
     assert_same_run(tmp_path / "full", tmp_path / "whole")
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     assert_refused(train(output_dir="/proc/lyricgpt"), "cannot be written", "same command again")
 
 
 @pytest.mark.slow
-def test_the_second_of_two_runs_on_one_folder_refuses(start, tmp_path):
+def test_the_second_of_two_runs_in_one_folder_is_refused(start, tmp_path):
     values = TINY | {"max_steps": 100_000, "output_dir": tmp_path / "run"}
     command = [sys.executable, "train_hf.py", *options(**values)]
     first = start(command)
@@ -166,7 +166,7 @@ def test_the_second_of_two_runs_on_one_folder_refuses(start, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_worker_that_dies_ends_the_run_and_the_same_command_goes_on(start, tmp_path, rank):
+def test_a_worker_that_dies_ends_the_run_and_the_same_command_resumes(start, tmp_path, rank):
     values = TINY | {"max_steps": 400, "save_interval": 20, "eval_interval": 200, "lr_schedule": "constant"}
     command = [*TWO_PROCESSES, "train_hf.py", *options(**values, output_dir=tmp_path / "run")]
     launcher = start(command)
@@ -197,7 +197,7 @@ def endless(folder, **values):
 
 
 @pytest.mark.slow
-def test_a_terminal_that_closes_stops_a_run_which_saves_first(tmp_path):
+def test_a_run_whose_terminal_closes_saves_and_stops(tmp_path):
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(PROJECT)
@@ -216,7 +216,7 @@ def test_a_terminal_that_closes_stops_a_run_which_saves_first(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_hangup_saves_like_the_other_signals_and_nohup_goes_on(start, tmp_path):
+def test_a_hangup_saves_like_the_other_signals_and_a_run_under_nohup_continues(start, tmp_path):
     process = start(endless(tmp_path / "run"))
     wait_for((tmp_path / "run" / "model.safetensors").exists, process)
     process.send_signal(signal.SIGHUP)
@@ -232,7 +232,7 @@ def test_a_hangup_saves_like_the_other_signals_and_nohup_goes_on(start, tmp_path
     assert "stopped by SIGTERM at step" in output, output + errors
 
 
-def test_a_run_whose_output_nobody_reads_any_more_saves_and_says_so(start, tmp_path):
+def test_a_run_whose_output_is_closed_saves_and_says_so(start, tmp_path):
     process = start(endless(tmp_path / "run", eval_interval=1))
     while process.stdout.readline().split()[:1] != ["3"]:  # the evaluation at step 3
         pass
@@ -246,7 +246,7 @@ def test_a_run_whose_output_nobody_reads_any_more_saves_and_says_so(start, tmp_p
 
 
 @pytest.mark.slow
-def test_a_run_whose_output_is_on_a_full_disk_ends_complete_and_says_so(tmp_path):
+def test_a_run_whose_output_is_on_a_full_disk_completes_and_says_so(tmp_path):
     command = shlex.join([sys.executable, "train_hf.py", *map(str, options(**TINY, output_dir=tmp_path / "run"))])
     result = run(["sh", "-c", f"{command} > /dev/full"])
     assert result.returncode == 1
@@ -267,7 +267,7 @@ def test_a_folder_that_is_moved_away_while_a_run_trains_in_it_is_noticed(start, 
     assert process.returncode == 1 and "Traceback" not in errors
     assert f"error: {tmp_path / 'run'} was moved or deleted while the run was training in it" in errors
     assert "; saved" not in output
-    assert not replaced or not list((tmp_path / "run").iterdir())  # nothing of it is written into another folder
+    assert not replaced or not list((tmp_path / "run").iterdir())  # nothing is written into another folder
     assert replaced or not (tmp_path / "run").exists()
     (checkpoint, *_) = list_checkpoints(tmp_path / "elsewhere" / "checkpoints")
     steps = read_checkpoint(checkpoint).step
@@ -275,18 +275,18 @@ def test_a_folder_that_is_moved_away_while_a_run_trains_in_it_is_noticed(start, 
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_was_deleted_is_written_again_before_it_is_said_to_be_saved(start, tmp_path):
+def test_a_deleted_checkpoint_is_written_again_before_the_run_reports_it_as_saved(start, tmp_path):
     values = {"hidden_size": 128, "num_hidden_layers": 3, "max_steps": 10, "eval_interval": 10, "eval_batches": 100_000}
     process = start(endless(tmp_path / "run", save_interval=10, **values))
     wait_for(lambda: list_checkpoints(tmp_path / "run" / "checkpoints"), process)
-    shutil.rmtree(tmp_path / "run" / "checkpoints")  # while everything is evaluated, which takes seconds
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # during the evaluation of everything, which takes seconds
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=120)
     assert "stopped by SIGTERM at step 10 of 10; saved" in output, errors
     assert list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_cache_that_cannot_be_written_gives_a_one_line_error(tmp_path):
     (tmp_path / "file").write_text("")
     for cache in (tmp_path / "file", tmp_path / "file" / "below", "/proc/none"):
         result = train_with({"LYRICGPT_CACHE": str(cache)}, output_dir=tmp_path / "run")
@@ -300,7 +300,7 @@ def train_with(environment, **values):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "MPLCONFIGDIR", "TMPDIR"])
-def test_a_home_of_another_package_that_cannot_be_written_is_no_traceback(tmp_path, name):
+def test_another_packages_folder_that_cannot_be_written_gives_no_traceback(tmp_path, name):
     (tmp_path / "file").write_text("")
     values = TINY | {"output_dir": tmp_path / "run", "max_steps": 1}
     result = run([sys.executable, "train_hf.py", *options(**values)], **{name: str(tmp_path / "file" / "x")})
@@ -308,7 +308,7 @@ def test_a_home_of_another_package_that_cannot_be_written_is_no_traceback(tmp_pa
 
 
 @pytest.mark.slow
-def test_characters_that_an_output_cannot_hold_are_written_as_escapes(tmp_path):
+def test_characters_that_an_output_cannot_encode_are_written_as_escapes(tmp_path):
     songs = "".join(f"Ä,夜{n},{'さくら と 海 と 風 と ' * 9}{n}\n" for n in range(30))
     (tmp_path / "ja.csv").write_text("artist,song,text\n" + songs, encoding="utf-8")
     small = {"dataset": tmp_path / "ja.csv", "max_steps": 2, "eval_interval": 1, "near_duplicates": "keep"}
@@ -325,7 +325,7 @@ def test_characters_that_an_output_cannot_hold_are_written_as_escapes(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_song_whose_reader_has_gone_ends_without_a_word(tiny_run):
+def test_sampling_ends_silently_when_nobody_reads_its_output(tiny_run):
     sample = shlex.join([sys.executable, "-m", "training_lyricgpt.sample", str(tiny_run), "--num_samples=50"])
     result = run(["sh", "-c", f"{sample} | head -c 50"])
     assert (result.stderr, len(result.stdout.encode())) == ("", 50)

@@ -1,4 +1,4 @@
-"""What must be read whole and is larger than the memory there is: one line, before anything dies."""
+"""Files that must be read whole and do not fit into memory give a one-line error before the process dies."""
 
 import gzip
 import sys
@@ -18,7 +18,7 @@ LINE = b"la la la and so the river runs\n"
 
 
 def write_large(path, megabytes):
-    """A file of a few kilobytes that unpacks to so many megabytes of text."""
+    """Writes a file that unpacks to this many megabytes of text. Compressed, it is small."""
     content = LINE * (MEGABYTE // len(LINE) + 1)
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("song.txt", "w") as file:
@@ -37,7 +37,7 @@ def write_large(path, megabytes):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst", "a.zip", "a.jsonl.gz"])
-def test_what_unpacks_to_more_than_memory_is_refused(tmp_path, monkeypatch, name):
+def test_a_file_that_unpacks_to_more_than_memory_is_refused(tmp_path, monkeypatch, name):
     path = write_large(tmp_path / name, 20)
     monkeypatch.setattr(memory, "available_memory", lambda: 10 * MEGABYTE * NEEDED)
     with pytest.raises(LyricGPTError, match=r"holds more than 11 MB in one piece, which does not fit in memory"):
@@ -47,7 +47,7 @@ def test_what_unpacks_to_more_than_memory_is_refused(tmp_path, monkeypatch, name
     assert len(songs) == 1
 
 
-def test_a_table_packed_by_columns_is_refused_by_what_it_says_of_itself(tmp_path, monkeypatch):
+def test_a_parquet_file_that_is_too_large_is_refused_by_its_own_metadata(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pa.table({"text": ["la " * MEGABYTE] * 4}), path, use_dictionary=False)
     monkeypatch.setattr(memory, "available_memory", lambda: MEGABYTE * NEEDED)
@@ -55,7 +55,7 @@ def test_a_table_packed_by_columns_is_refused_by_what_it_says_of_itself(tmp_path
         read_songs_of(path)
 
 
-def test_a_table_is_larger_than_memory_and_read_all_the_same(tmp_path, monkeypatch):
+def test_a_table_larger_than_memory_can_be_read(tmp_path, monkeypatch):
     path = tmp_path / "a.csv.gz"
     with gzip.open(path, "wt") as file:
         file.write("artist,song,text\n")
@@ -65,14 +65,14 @@ def test_a_table_is_larger_than_memory_and_read_all_the_same(tmp_path, monkeypat
     assert len(songs) == 1000
 
 
-def test_a_table_that_is_one_endless_line_is_refused_by_its_beginning(tmp_path):
+def test_a_table_of_one_endless_line_is_refused_after_its_beginning(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"x" * (20 * MEGABYTE))
     with pytest.raises(LyricGPTError, match="its first row cannot be read"):
         read_songs_of(tmp_path / "a.csv")
 
 
 def test_a_process_with_little_memory_says_so_and_does_not_die(tmp_path):
-    """The limit is the system's own; what would unpack is four times as much."""
+    """The operating system sets the limit. The file unpacks to four times as much."""
     path = write_large(tmp_path / "a.txt.gz", 2000)
     code = f"""
 import resource, sys
@@ -92,7 +92,7 @@ except LyricGPTError as error:
     assert "in one piece, which does not fit in memory" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_a_container_may_have_less_than_its_machine(tmp_path):
+def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
     machine = available_memory(tmp_path)
     assert machine > 0
     (tmp_path / "memory.max").write_text("max\n")

@@ -71,7 +71,7 @@ def test_attention_implementations_agree(model):
     torch.testing.assert_close(model(ids).logits, eager, rtol=1e-4, atol=1e-4)
 
 
-def test_the_cache_gives_the_logits_of_reading_everything(model):
+def test_the_cache_gives_the_same_logits_as_reading_everything(model):
     ids = prompts(BLOCK)["input_ids"]
     whole = model(ids).logits
     cache, parts = None, []

@@ -1,4 +1,4 @@
-"""Covers of the same song: found, and never on both sides of a split."""
+"""Covers of the same song are found, and never end up on both sides of a split."""
 
 import csv
 import random
@@ -23,7 +23,7 @@ def embedded():
 
 
 def cover(text, draw, share=0.03):
-    """The song as somebody else wrote it down: other words here and there, no commas, capitals, the end sung twice."""
+    """The song as somebody else might write it down: some other words, no commas, some capitals, the end twice."""
     lines = []
     for line in text.splitlines():
         words = [word if draw.random() > share else f"{draw.choice('aeiou')}{word[::-1]}" for word in line.split()]
@@ -45,7 +45,7 @@ def test_every_cover_is_found_and_no_other_song_is_taken_for_one(embedded, tmp_p
     assert len(set(originals)) == len(embedded)
 
 
-def test_songs_of_other_scripts_of_symbols_and_of_one_word_are_told_apart(tmp_path):
+def test_songs_in_other_scripts_of_symbols_or_of_one_word_are_told_apart(tmp_path):
     texts = ["ночь улица фонарь аптека бессмысленный и тусклый свет", "живи ещё хоть четверть века всё будет так исхода нет",
              "床前明月光疑是地上霜举头望明月低头思故乡", "春眠不觉晓处处闻啼鸟夜来风雨声花落知多少", "la", "lu", "!!!", "???", "🎵🎵"]  # fmt: skip
     assert len(set(clusters(texts, tmp_path))) == len(texts)
@@ -72,7 +72,7 @@ def songs_in(corpus, split):
 
 
 def straddling(corpus):
-    """Held-out songs with a near-duplicate in training, found by comparing sets of words, which knows nothing of signatures."""
+    """Counts validation songs with a near-duplicate in training by comparing sets of words, without signatures."""
     words = {
         split: [
             set(stream_text(corpus.tokenizer, stream.ids[begin:end]).lower().replace(",", "").split())
@@ -85,7 +85,7 @@ def straddling(corpus):
     )
 
 
-def test_near_duplicates_never_straddle_the_split_and_the_report_says_what_would_have_been(covered):
+def test_near_duplicates_never_straddle_the_split_and_the_report_says_how_many_would_have(covered):
     path, covers = covered
     as_drawn = prepare(path, near_duplicates="keep")
     assert straddling(as_drawn) > 0
@@ -106,7 +106,7 @@ def test_near_duplicates_never_straddle_the_split_and_the_report_says_what_would
     assert abs(held_out - 0.1 * sum(grouped.report["songs_in"].values())) <= 2
 
 
-def test_they_may_be_dropped(covered):
+def test_near_duplicates_can_be_dropped(covered):
     path, covers = covered
     corpus = prepare(path, near_duplicates="drop")
     assert corpus.report["near_duplicates"]["left_out"] == covers
@@ -114,7 +114,7 @@ def test_they_may_be_dropped(covered):
     assert straddling(corpus) == 0
 
 
-def test_a_validation_file_takes_its_near_duplicates_out_of_training(covered, embedded, tmp_path):
+def test_near_duplicates_of_a_validation_file_are_taken_out_of_training(covered, embedded, tmp_path):
     path, _ = covered
     draw = random.Random(2)
     held_out = write_songs(tmp_path / "held_out.csv", [cover(text, draw) for text in embedded[1::40]])
@@ -125,7 +125,7 @@ def test_a_validation_file_takes_its_near_duplicates_out_of_training(covered, em
     assert straddling(corpus) == 0
 
 
-def test_the_published_split_is_kept_and_its_report_says_how_many_held_out_songs_have_a_near_duplicate(covered):
+def test_the_published_split_is_kept_and_its_report_counts_validation_songs_with_a_near_duplicate(covered):
     path, _ = covered
     values = {"split": "characters", "cleaning": "none", "special_tokens": "false", "alphabet": "corpus"}
     corpus = prepare(path, **values)
@@ -137,7 +137,7 @@ def test_the_published_split_is_kept_and_its_report_says_how_many_held_out_songs
     assert ignored.report["near_duplicates"] == {"mode": "ignore", "clusters": 0, "songs": 0, "left_out": 0}
 
 
-def test_a_corpus_of_one_song_over_and_over_has_nothing_to_hold_out(embedded, tmp_path):
+def test_a_corpus_of_one_song_over_and_over_cannot_be_split(embedded, tmp_path):
     path = write_songs(tmp_path / "same.csv", [cover(embedded[0], random.Random(n), 0.01) for n in range(10)])
     with pytest.raises(LyricGPTError, match=r"all songs are near-duplicates of each other.*near_duplicates: keep"):
         prepare(path)

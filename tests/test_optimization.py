@@ -109,13 +109,13 @@ def test_norms_and_biases_are_not_decayed_by_default():
 def test_orthogonalized_matrices_have_singular_values_near_one(shape):
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalize(torch.randn(3, *shape)))
-    assert values.quantile(0.1) > 0.6  # a square random matrix has a few that are next to nothing
+    assert values.quantile(0.1) > 0.6  # a square random matrix has a few that are almost zero
     assert values.max() < 1.3
 
 
 @pytest.mark.parametrize("shape", [(32, 40), (32, 64), (96, 32), (32, 32)])
-def test_every_shape_takes_the_steps_of_newton_and_schulz(shape):
-    """Against the singular values themselves: each step maps them by its polynomial and leaves the directions alone."""
+def test_newton_schulz_steps_are_right_for_every_shape(shape):
+    """Each step applies its polynomial to the singular values and keeps their directions."""
     torch.manual_seed(0)
     left, _, right = torch.linalg.svd(torch.randn(2, *shape, dtype=torch.float64), full_matrices=False)
     values = torch.logspace(0, -4, min(shape), dtype=torch.float64)  # over four orders of magnitude
@@ -124,8 +124,8 @@ def test_every_shape_takes_the_steps_of_newton_and_schulz(shape):
     for _ in range(NEWTON_SCHULZ_STEPS):
         expected = a * expected + b * expected**3 + c * expected**5
     matrices, expected = left * values @ right, left * expected @ right
-    # An element is rounded once for each of some two hundred products of up to 64 terms, and what an early step rounds
-    # wrongly the later ones multiply, each by `a` at most: that holds whatever the order in which a processor adds.
+    # The tolerance allows one rounding for each term of a product. Each later step multiplies these errors by `a` at most.
+    # This holds whatever the order in which a processor adds.
     roundings = a**NEWTON_SCHULZ_STEPS * max(shape)
     for dtype in (torch.float64, torch.float32):
         tolerance = roundings * torch.finfo(dtype).eps
@@ -155,8 +155,8 @@ def test_muon_lowers_a_loss():
     assert losses[-1] < 0.05 * losses[0]
 
 
-def test_scores_divided_by_the_root_of_the_width_take_the_path_of_a_model_that_divides_them_so():
-    """The published first version against ours, which keeps the factor in q_proj: the same losses, step by step."""
+def test_scores_scaled_by_n_embd_train_like_the_first_version_of_the_notebook():
+    """The notebook's first version and ours, which keeps the factor in q_proj, have the same loss at every step."""
     settings = {"num_attention_heads": 4, "learning_rate": 1e-2, "weight_decay": 0.5, "warmup_steps": 0}
     settings |= {"variant": "classic", "lr_schedule": "constant"}
     torch.manual_seed(0)
@@ -187,7 +187,7 @@ def test_scores_divided_by_the_root_of_the_width_take_the_path_of_a_model_that_d
     assert without_the_rate != pytest.approx(as_published, rel=1e-3)
 
 
-def test_torchs_initialisation_is_that_of_its_modules():
+def test_initialize_as_torch_matches_torchs_modules():
     model = small_model()
     initialize_as_torch(model, "head_size")
     weights = model.model.embed_tokens.weight.detach(), model.model.layers[0].mlp.down_proj.weight.detach()
@@ -195,6 +195,6 @@ def test_torchs_initialisation_is_that_of_its_modules():
     assert weights[1].abs().max() == pytest.approx(weights[1].size(1) ** -0.5, rel=0.05)
 
 
-def test_scores_divided_by_the_root_of_the_width_are_for_the_published_model():
+def test_scores_scaled_by_n_embd_are_only_for_the_published_model():
     with pytest.raises(LyricGPTError, match="scores_scaled_by"):
         arguments(variant="modern", scores_scaled_by="n_embd")

@@ -1,4 +1,4 @@
-"""What songs are like: words, lines that return, bits, and what is copied from where, exactly."""
+"""Figures about songs: known words, returning lines, bits per character, and exactly what is copied from where."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from training_lyricgpt.quality.metrics import BitsPerCharacter, KnownWords, Orig
 
 
 def make_index(songs, alphabet="ab \n"):
-    """An index of songs of one artist, called by number, told apart by `<|endoftext|>`."""
+    """An index of numbered songs by one artist, separated by `<|endoftext|>`."""
     tokenizer = LyricGPTTokenizer.from_alphabet(alphabet)
     ids, lengths = tokenizer.encode_corpus(songs)
     ends = np.cumsum(lengths)
@@ -63,14 +63,14 @@ def test_a_copied_passage_is_named_with_its_song(monkeypatch):
         assert figures["copied_windows"] == copied / (len(text) - 49)
 
 
-def test_a_text_of_its_own_copies_short_runs_only():
+def test_an_original_text_copies_only_short_runs():
     figures = Originality(make_index(["abba abba", "aab"])).compute(predictions=["bbbb", "aaaa"])
     assert figures["longest_copy"] == 2
     assert math.isnan(figures["copied_windows"])
     assert figures["passages"][0]["characters"] in ("bb", "aa")
 
 
-def test_an_alphabet_of_more_than_a_byte_is_indexed_too():
+def test_an_alphabet_with_ids_of_two_bytes_is_indexed_too():
     alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + 400)))
     index = make_index([alphabet, alphabet[::-1]], alphabet)
     assert index.stream.ids.dtype == np.uint16
@@ -78,7 +78,7 @@ def test_an_alphabet_of_more_than_a_byte_is_indexed_too():
     assert runs.lengths.tolist() == [*range(50, 0, -1), 2, 1]
 
 
-def test_words_are_known_without_regard_to_case_and_apostrophes_belong_to_them():
+def test_known_words_ignore_case_and_include_apostrophes():
     metric = KnownWords(["Don't go\nover the Hill", "sea"])
     assert metric.compute(predictions=["DON'T sea", "over don t"])["known_words"] == 3 / 5
     assert math.isnan(metric.compute(predictions=["12 …"])["known_words"])
@@ -93,7 +93,7 @@ def test_lines_that_return_are_counted_within_each_song():
 
 @pytest.mark.parametrize("variant", ["classic", "modern"])
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 100])
-def test_bits_are_those_of_each_character_given_what_stands_before_it(variant, length):
+def test_bits_are_counted_for_each_character_given_the_text_before_it(variant, length):
     torch.manual_seed(0)
     tokenizer = LyricGPTTokenizer.from_alphabet("abcdefgh")
     config = LyricGPTConfig(
@@ -112,7 +112,7 @@ def test_bits_are_those_of_each_character_given_what_stands_before_it(variant, l
     ids = [tokenizer.bos_token_id, *tokenizer.encode(text)]
     bits = 0.0
     for position in range(1, len(ids)):
-        # The window of the first characters begins with the song; later ones move on by half a block.
+        # The window begins with the song at first, and later moves by half a block at a time.
         begin = max(0, min(-(-(position - 16) // 8) * 8, len(ids) - 17))
         logits = model(torch.tensor([ids[begin:position]])).logits[0, -1].double()
         bits -= logits.log_softmax(-1)[ids[position]].item() / math.log(2)
@@ -120,7 +120,7 @@ def test_bits_are_those_of_each_character_given_what_stands_before_it(variant, l
     assert found == pytest.approx(bits / length, rel=1e-4)
 
 
-def test_a_run_reports_the_figures_of_its_songs_beside_held_out_ones(tmp_path):
+def test_a_run_reports_the_figures_of_its_songs_beside_those_of_validation_songs(tmp_path):
     result = train(output_dir=tmp_path / "run", quality_songs=3, max_steps=30)
     assert result.returncode == 0, result.stderr
     quality = json.loads((tmp_path / "run" / "quality.json").read_text())

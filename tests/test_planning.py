@@ -1,4 +1,4 @@
-"""What a run is going to take, checked against what it takes."""
+"""Estimates of what a run needs, checked against what it does need."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def config(variant, **values):
 
 
 @pytest.mark.parametrize(("variant", "values"), [("classic", {}), ("modern", {"sliding_window": 64})])
-def test_flops_are_those_that_torch_counts(variant, values):
+def test_estimated_flops_are_what_torch_counts(variant, values):
     model = LyricGPTForCausalLM._from_config(config(variant, **values), attn_implementation="eager").train()
     ids = torch.zeros((2, 64), dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
@@ -52,7 +52,7 @@ def test_the_parts_of_the_published_model_add_up_to_its_parameters():
 
 @pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("variant", ["classic", "modern"])
-def test_activations_are_those_that_autograd_keeps(variant, kernels):
+def test_estimated_activations_are_what_autograd_keeps(variant, kernels):
     model = LyricGPTForCausalLM(config(variant)).train()
     ids = torch.zeros((2, 64), dtype=torch.long)
     kept = {}
@@ -69,7 +69,7 @@ def test_activations_are_those_that_autograd_keeps(variant, kernels):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_disk_and_optimizer_bytes_are_those_that_are_written(optimizer, tmp_path):
+def test_estimated_disk_and_optimizer_bytes_are_what_is_written(optimizer, tmp_path):
     model = LyricGPTForCausalLM(config("modern"))
     args = parse_arguments([f"--dataset={SAMPLE_LYRICS}", *options(optimizer=optimizer, output_dir=tmp_path)])
     optimizers = build_optimizers(args, model)
@@ -84,7 +84,7 @@ def test_disk_and_optimizer_bytes_are_those_that_are_written(optimizer, tmp_path
     assert disk_bytes(args, model) == pytest.approx(3 * (written + weights) + 2 * weights + 1e7, rel=0.05)
 
 
-def test_too_little_disk_is_said(monkeypatch, tmp_path):
+def test_too_little_disk_space_is_reported(monkeypatch, tmp_path):
     from training_lyricgpt.engine import planning
 
     monkeypatch.setattr(planning, "free_bytes", lambda folder: 1_000_000)
@@ -93,7 +93,7 @@ def test_too_little_disk_is_said(monkeypatch, tmp_path):
     assert "has less free space than this run will need" in describe_model(args, model, Accelerator(cpu=True), tmp_path)
 
 
-def test_the_rate_of_matrix_products_is_a_rate():
+def test_the_rate_of_matrix_products_is_plausible():
     assert matrix_product_rate(config("modern"), Accelerator(cpu=True)) > 1e8
 
 
@@ -107,8 +107,8 @@ def test_plan_prints_what_would_run_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sample", "spotify_modern"])
-def test_evaluations_cost_a_tenth_of_a_run_at_most(name):
-    """A forward pass is a third of a step's operations."""
+def test_evaluations_cost_at_most_a_tenth_of_a_run(name):
+    """A forward pass takes a third of a step's operations."""
     args = parse_arguments([f"--config={PROJECT / 'configs' / name}.yaml", "--dataset=a.csv"])
     evaluations = 1 + -(-args.max_steps // args.eval_interval)
     steps = evaluations * 2 * args.eval_batches / 3

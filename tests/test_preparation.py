@@ -1,4 +1,4 @@
-"""Preparing a corpus: killed, at once in two processes, on a full disk, in several workers, with large alphabets."""
+"""Preparing a corpus: killed, in several processes at once, on a full disk, with several workers, with large alphabets."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ from training_lyricgpt.corpus import cache as tokens
 from training_lyricgpt.corpus import preparation, splitting
 from training_lyricgpt.corpus.cache import load_corpus
 
-# Children are forked from a process that has imported everything and computed nothing: OpenMP does not survive a fork.
+# Children are forked from a process that has imported everything but computed nothing: OpenMP does not survive a fork.
 children = multiprocessing.get_context("forkserver")
 children.set_forkserver_preload(["training_lyricgpt.corpus.cache"])
 
@@ -32,13 +32,13 @@ def prepare(path, **values):
 
 
 def contents(cache):
-    """What lies in a cache of prepared corpora, by name."""
+    """The files in a cache of prepared corpora, by name."""
     folder = cache / "tokens"
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def prepare_in_child(cache, path, values, workers, limit):
-    """What a child does: prepares with a cache of its own, in so many workers, perhaps with no room for larger files."""
+    """Runs in a child: prepares into its own cache with this many workers. No file may be larger than `limit` bytes, if given."""
     os.setpgid(0, 0)
     os.environ["LYRICGPT_CACHE"] = str(cache)
     for module in (preparation, splitting):
@@ -69,19 +69,19 @@ def start(cache, path, workers=None, limit=None, **values):
 
 
 def assert_group_ends(group):
-    """Waits until no worker of a killed process lives on."""
+    """Waits until all workers of a killed process have ended."""
     for _ in range(100):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
             return
         time.sleep(0.05)
-    raise AssertionError("workers of a killed process live on")
+    raise AssertionError("workers of a killed process are still running")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("conditioning", ["none", "artist_title"])
-def test_killed_anywhere_and_started_again_it_gives_the_same_bytes(tmp_path, corpus, conditioning):
+def test_a_preparation_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path, corpus, conditioning):
     settings = {"workers": 2, "conditioning": conditioning}
     start(tmp_path / "warm-up", corpus, **settings).join()
     started = time.monotonic()
@@ -102,7 +102,7 @@ def test_killed_anywhere_and_started_again_it_gives_the_same_bytes(tmp_path, cor
 
 
 @pytest.mark.slow
-def test_processes_that_come_at_once_do_the_work_once(tmp_path, corpus):
+def test_processes_that_start_together_do_the_work_once(tmp_path, corpus):
     processes = [start(tmp_path / "cache", corpus) for _ in range(3)]
     for process in processes:
         process.join()
@@ -112,7 +112,7 @@ def test_processes_that_come_at_once_do_the_work_once(tmp_path, corpus):
 
 @pytest.mark.parametrize("workers", [None, 2])
 @pytest.mark.parametrize("limit", [100_000, 700_000])
-def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, workers, limit):
+def test_a_full_disk_is_reported_and_nothing_is_left(tmp_path, corpus, workers, limit):
     child = start(tmp_path / "cache", corpus, workers=workers, limit=limit)
     child.join()
     assert child.exitcode == 1
@@ -123,7 +123,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, corpus, workers, limi
 
 
 @pytest.mark.slow
-def test_several_workers_write_what_one_writes(tmp_path, corpus):
+def test_several_workers_write_the_same_as_one(tmp_path, corpus):
     for workers in (None, 1, 2):
         start(tmp_path / str(workers), corpus, workers=workers).join()
     assert len(contents(tmp_path / "1")) > 5

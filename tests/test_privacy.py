@@ -1,4 +1,4 @@
-"""What leaves the machine: nothing that the user did not mean to publish, whatever a run folder holds."""
+"""A push sends nothing that the user did not mean to publish, whatever the run folder holds."""
 
 import getpass
 import json
@@ -17,7 +17,7 @@ from training_lyricgpt.arguments import load_arguments
 from training_lyricgpt.hub.privacy import SHORTEST_NAME, Machine, check_private, cut, find_secret, this_machine
 from training_lyricgpt.hub.staging import stage
 
-# One of each kind, none of them real; in two parts, so that nobody who searches the repository finds them.
+# One of each kind. None is real, and each is in two parts so that secret scanners don't find it in the repository.
 SECRETS = {
     "Hugging Face": "hf_" + "aB3" * 11 + "x",
     "OpenSSH key": "-----BEGIN OPENSSH " + "PRIVATE KEY-----",
@@ -58,13 +58,13 @@ def dry_run(folder, *arguments, **environment):
 
 
 def staged(folder, tmp_path):
-    """What would be sent of a run, as it is written by this process."""
+    """Stages a run in this process, and returns the folder that would be sent."""
     stage(folder, "you/x", tmp_path / "staged")
     return tmp_path / "staged"
 
 
 def assert_not_staged(folder, tmp_path, *parts):
-    """That nothing is sent of a run; returns the one line that says why."""
+    """Asserts that a run is refused, and returns the one-line reason."""
     with pytest.raises(LyricGPTError) as refused:
         staged(folder, tmp_path)
     message = str(refused.value)
@@ -95,7 +95,7 @@ def change_rows(path, edit):
 
 
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
-def test_secrets_of_common_kinds_are_found_wherever_they_stand(secret):
+def test_secrets_of_common_kinds_are_found_anywhere_in_a_text(secret):
     for text in (secret, f"la la\n{secret}\nla", f'{{"a": "{secret}"}}', f"token={secret}"):
         assert find_secret(text), text
 
@@ -123,7 +123,7 @@ def test_a_secret_in_any_file_of_a_run_is_refused_and_not_shown(copy, tmp_path, 
     assert secret not in assert_not_staged(copy, tmp_path, "would contain an access token")
 
 
-def test_a_secret_is_found_behind_any_character_and_behind_yaml_s_escapes(copy, tmp_path):
+def test_a_secret_is_found_after_any_character_and_in_escaped_or_folded_yaml(copy, tmp_path):
     secret = SECRETS["Hugging Face"]
     for text in (f"x_{secret}", f"a\\n{secret}", f"ü{secret}", f"é{secret}ü"):
         assert find_secret(text), text
@@ -136,7 +136,7 @@ def test_a_secret_is_found_behind_any_character_and_behind_yaml_s_escapes(copy, 
         check_private(tmp_path, ANNA)
 
 
-def test_songs_that_look_like_secrets_are_none_and_take_no_time():
+def test_songs_that_look_like_secrets_pass_and_are_checked_quickly():
     song = "boots and cats: sk-boom-sk-boom-sk-boom-sk-boom-sk\nxai-la-xai-la-xai-la-xai-la\nE" + "A" * 90 + "H!\n"
     assert find_secret(song + "BEGIN " * 20_000 + "xai-" * 20_000 + "sk-" * 20_000) is None
     assert find_secret("la" * 5000 + " " + SECRETS["JWT"] + "la" * 5000)
@@ -150,10 +150,10 @@ def test_the_users_own_token_is_found_whatever_it_looks_like_and_not_shown(copy)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Files are what they say, and are made anew
+# Files are what their names say, and are written again
 
 
-def test_nothing_of_a_run_folder_is_sent_as_it_lies_there(copy, tmp_path):
+def test_unexpected_content_of_a_run_folder_is_not_sent(copy, tmp_path):
     secret = b"the private diary of annalena"
     for name in ("curves.png", "samples.txt", "README.md", "diary.txt", "notes.json", "model.safetensors.bak"):
         (copy / name).write_bytes(secret)
@@ -188,14 +188,14 @@ NOT_WHAT_THEY_SAY = {
 
 
 @pytest.mark.parametrize("name", NOT_WHAT_THEY_SAY)
-def test_a_file_that_is_not_what_it_says_is_not_sent(tmp_path, name):
+def test_a_file_that_is_not_what_its_name_says_is_not_sent(tmp_path, name):
     for content in NOT_WHAT_THEY_SAY[name]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(LyricGPTError, match="can't be published"):
             check_private(tmp_path, ANNA)
 
 
-def test_what_a_picture_or_weights_hold_besides_is_looked_at(tmp_path):
+def test_metadata_of_pictures_and_weights_is_checked(tmp_path):
     note = PngImagePlugin.PngInfo()
     note.add_text("Author", SECRETS["GitHub"], zip=True)
     Image.new("RGB", (4, 4)).save(tmp_path / "curves.png", pnginfo=note)
@@ -222,7 +222,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("name", RECORDS)
-def test_an_odd_record_is_one_line_that_names_the_file(copy, tmp_path, name, damage):
+def test_an_odd_record_gives_a_one_line_error_that_names_the_file(copy, tmp_path, name, damage):
     (copy / name).write_text(damage)
     assert_not_staged(copy, tmp_path, name)
 
@@ -244,14 +244,14 @@ ODD_VALUES = {
 
 
 @pytest.mark.parametrize("name", ODD_VALUES)
-def test_an_odd_value_is_one_line_that_names_the_file(copy, tmp_path, name):
+def test_an_odd_value_gives_a_one_line_error_that_names_the_file(copy, tmp_path, name):
     text = (copy / name).read_text() if (copy / name).exists() else "{}"
     for key, value in ODD_VALUES[name].items():
         (copy / name).write_text(json.dumps({**json.loads(text), key: value}))
         assert_not_staged(copy, tmp_path, name)
 
 
-def test_an_odd_figure_is_one_line_or_taken_as_it_is(copy, tmp_path):
+def test_an_odd_figure_gives_a_one_line_error_or_is_accepted(copy, tmp_path):
     text = (copy / "metrics.jsonl").read_text()
     for name, value in (("val_loss", 1e308), ("step", 2**63), ("elapsed_seconds", "x"), ("val_accuracy", 1.5)):
         change_rows(copy / "metrics.jsonl", lambda row, name=name, value=value: row.update({name: value}))
@@ -265,9 +265,9 @@ def test_an_odd_figure_is_one_line_or_taken_as_it_is(copy, tmp_path):
     staged(copy, tmp_path)
 
 
-def test_a_record_too_large_to_be_one_is_not_read(copy, tmp_path):
+def test_a_record_that_is_far_too_large_is_not_read(copy, tmp_path):
     with (copy / "environment.json").open("ab") as file:
-        file.truncate(1 << 33)  # a hole: it takes no room
+        file.truncate(1 << 33)  # sparse: it takes no space
     assert_not_staged(copy, tmp_path, "environment.json is not a record of a run: it has 8,589,934,592 bytes")
 
 
@@ -280,8 +280,8 @@ def test_a_record_too_large_to_be_one_is_not_read(copy, tmp_path):
         "learning_rate: .nan", "decay_fraction: .inf", "split_seed: 0x" + "f" * 9000, "encoding: null", "dataset: null",
     ],
 )  # fmt: skip
-def test_settings_that_are_no_values_are_one_line(copy, tmp_path, line):
-    with (copy / "run.yaml").open("a") as file:  # (the last of a key counts)
+def test_invalid_settings_give_a_one_line_error(copy, tmp_path, line):
+    with (copy / "run.yaml").open("a") as file:  # the last value of a key counts
         file.write(line + "\n")
     assert_not_staged(copy, tmp_path)
 
@@ -314,7 +314,7 @@ CLEANED = {
 
 
 @pytest.mark.parametrize("text", CLEANED)
-def test_a_field_keeps_the_last_part_of_a_path_and_no_name_of_user_or_host(text):
+def test_a_cleaned_field_keeps_the_last_part_of_a_path_and_no_name_of_a_user_or_host(text):
     assert ANNA.clean(text) == CLEANED[text]
 
 
@@ -325,24 +325,24 @@ def test_a_field_keeps_the_last_part_of_a_path_and_no_name_of_user_or_host(text)
         "root@annas-laptop", "http://annas-laptop:8080/", "ssh://me@annas-laptop/x", "http://annas-laptop.local/",
     ],
 )  # fmt: skip
-def test_paths_and_addresses_that_name_user_or_host_are_found(text):
+def test_paths_and_addresses_that_name_a_user_or_host_are_found(text):
     assert ANNA.found_in(text)
     assert not ANNA.found_in("annalena sings at home; and/or @annalena, https://huggingface.co/annalena/songs /usr")
     assert not ANNA.found_in("https://annas-laptop.org/home/terms, https://example.org/home/annalena/x")
 
 
-def test_names_that_everybody_has_are_no_names(monkeypatch):
+def test_common_user_and_host_names_are_ignored(monkeypatch):
     monkeypatch.setenv("USER", "root")
     monkeypatch.setenv("LOGNAME", "io")
     monkeypatch.setenv("HOSTNAME", "localhost")
     machine = this_machine(Path("run"))
     assert not {"root", "io"} & set(machine.users) and "localhost" not in machine.hosts
-    for name in ("csv", "utf", "song", "Intel"):  # words that fields of any user hold
+    for name in ("csv", "utf", "song", "Intel"):  # words that occur in anybody's fields
         monkeypatch.setenv("USER", name)
         assert this_machine(Path("run")).clean("song.csv in utf-8 by Intel") == "song.csv in utf-8 by Intel"
 
 
-def test_where_the_data_lay_is_told_to_nobody(tmp_path):
+def test_paths_to_the_data_are_removed(tmp_path):
     named = ("/mnt/my private disk/a b/songs.csv", None, r"C:\my runs\x")
     machine = this_machine(tmp_path, named)
     assert machine.clean("zip:/mnt/my private disk/a b/songs.csv is odd") == "zip:songs.csv is odd"
@@ -350,7 +350,7 @@ def test_where_the_data_lay_is_told_to_nobody(tmp_path):
 
 
 @pytest.mark.parametrize("output_dir", [".", "..", "./", "runs/.."])
-def test_a_run_that_is_called_after_where_it_lay_is_called_as_its_folder(copy, tmp_path, monkeypatch, output_dir):
+def test_a_run_whose_output_dir_has_no_name_is_named_after_its_folder(copy, tmp_path, monkeypatch, output_dir):
     (tmp_path / "annalena" / "deeper").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "annalena" / "deeper")
     monkeypatch.setenv("USER", "annalena")
@@ -361,7 +361,7 @@ def test_a_run_that_is_called_after_where_it_lay_is_called_as_its_folder(copy, t
         assert b"annalena" not in path.read_bytes() and b"deeper" not in path.read_bytes(), path
 
 
-def test_words_of_a_licence_are_cleaned_like_any_field(copy, tmp_path, monkeypatch):
+def test_a_stated_licence_is_cleaned_like_any_field(copy, tmp_path, monkeypatch):
     monkeypatch.setenv("USER", "annalena")
     stated = "of annalena, see /mnt/private/terms.txt and https://example.org/home/terms"
     load_arguments(copy / "run.yaml").replace(data_license=stated).save(copy / "run.yaml")
@@ -369,13 +369,13 @@ def test_words_of_a_licence_are_cleaned_like_any_field(copy, tmp_path, monkeypat
     assert "of user, see terms.txt and https://example.org/home/terms" in card and "annalena" not in card
 
 
-def test_a_machine_that_is_called_as_a_site_on_the_web_may_publish(copy, tmp_path, monkeypatch):
-    for host in ("arxiv", "huggingface", "github"):  # which our own code and card name
+def test_a_machine_that_is_named_like_a_website_can_publish(copy, tmp_path, monkeypatch):
+    for host in ("arxiv", "huggingface", "github"):  # our own code and card mention these
         monkeypatch.setenv("HOSTNAME", host)
         shutil.rmtree(staged(copy, tmp_path))
 
 
-def test_a_machine_and_its_user_are_taken_out_of_every_record_and_the_songs_stay(copy):
+def test_names_of_machine_and_user_are_removed_from_every_record_but_not_from_songs(copy):
     host = "annas-laptop"
     change(copy / "environment.json", lambda entries: entries[0].update(device_name=f"CPU of annalena on {host}"))
     change(copy / "corpus.json", lambda corpus: corpus.update(remarks=["/home/annalena/x.csv is separated by ';'"]))
@@ -399,12 +399,12 @@ def test_a_machine_and_its_user_are_taken_out_of_every_record_and_the_songs_stay
     assert "\n- X.csv is separated by ';'." in card
     assert "  corpus.json: files[0].name: 'annalena.csv' is sent as 'user.csv'" in result.stdout
     assert "  run.yaml: dataset: 'user.csv'" in result.stdout
-    for name in ("corpus.json", "environment.json", "metrics.jsonl"):  # (the run itself stays as it was)
+    for name in ("corpus.json", "environment.json", "metrics.jsonl"):  # the run itself does not change
         assert "annalena" in (copy / name).read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a dry run tells
+# What a dry run lists
 
 
 def test_a_dry_run_lists_every_file_and_every_field_about_the_user(tiny_run):
@@ -430,7 +430,7 @@ def test_a_dry_run_lists_every_file_and_every_field_about_the_user(tiny_run):
         assert f"\n  {line}" in result.stdout, line
 
 
-def test_nothing_of_this_machine_is_in_what_is_sent(tiny_run, tmp_path):
+def test_what_is_sent_names_nothing_of_this_machine(tiny_run, tmp_path):
     folder = staged(tiny_run, tmp_path)
     names = {getpass.getuser(), socket.gethostname(), Path.home().name, str(tiny_run.parent), str(Path.cwd())}
     # Shorter names occur in a picture by chance.
@@ -440,8 +440,8 @@ def test_nothing_of_this_machine_is_in_what_is_sent(tiny_run, tmp_path):
             assert name.encode() not in path.read_bytes(), (path, name)
 
 
-def test_a_model_that_a_run_began_with_is_a_folder_though_it_has_gone(tiny_run, tmp_path):
-    """Its name looks like one of the Hub."""
+def test_a_folder_that_a_run_started_from_is_not_taken_for_a_hub_model_when_it_is_gone(tiny_run, tmp_path):
+    """Its name looks like that of a model on the Hub."""
     (tmp_path / "somebody").mkdir()
     shutil.copytree(tiny_run, tmp_path / "somebody" / "model")
     values = {"config": PROJECT / "tests" / "tiny.yaml", "dataset": PROJECT / "data" / "sample_lyrics.csv"}

@@ -22,7 +22,7 @@ def push(*arguments, **environment):
 
 
 def push_to(hub, *arguments, role="write"):
-    """Pushes to the tests' Hub, as somebody whose token has a role, or as nobody."""
+    """Pushes to the tests' Hub with a token of this role, or without a token."""
     login = {"HF_TOKEN": hub.token(role)} if role else {}
     result = python("push_to_hub.py", *arguments, client=hub.client, DATABASE_PASSWORD=SECRET, **login)
     assert "hf_" not in result.stdout + result.stderr
@@ -30,7 +30,7 @@ def push_to(hub, *arguments, role="write"):
 
 
 def error_of(result):
-    """The one line that a failed push says."""
+    """The one-line error of a failed push."""
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -47,7 +47,7 @@ def staged(tiny_run, tmp_path_factory):
 
 
 def put(hub, staged, **changed):
-    """Makes you/tiny hold what a push of the tiny run would send, but for some files."""
+    """Fills you/tiny with what a push of the tiny run would send, with some files changed."""
     hub.create("you/tiny")
     files = {path.name: path.read_bytes() for path in staged.iterdir()} | changed
     return hub.commit_as("you", "you/tiny", files)
@@ -85,13 +85,13 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     assert "is not a run that can be published: it has no config.json" in result.stderr
 
 
-def test_a_name_that_is_no_repository_is_refused(tiny_run):
+def test_an_invalid_repository_name_is_refused(tiny_run):
     result = push(tiny_run, "you/a/b", "--dry_run")
     assert result.returncode == 1
     assert "'you/a/b' is not a repository name" in result.stderr
 
 
-def test_offline_it_says_so(tiny_run):
+def test_a_push_while_offline_says_so(tiny_run):
     result = push(tiny_run, "you/x", HF_HUB_OFFLINE="1", HF_TOKEN="hf_x")
     assert result.returncode == 1
     assert "HF_HUB_OFFLINE is set" in result.stderr
@@ -129,7 +129,7 @@ def test_a_push_is_one_private_commit_that_loads_and_holds_nothing_of_this_machi
 
 def test_a_push_of_the_same_run_makes_no_second_commit_and_proves_the_first(tiny_run, staged, hub):
     commit = put(hub, staged)
-    result = push_to(hub, tiny_run, "tiny")  # (a name without an owner is one's own)
+    result = push_to(hub, tiny_run, "tiny")  # without an owner, the name is one's own
     assert result.returncode == 0, result.stderr
     assert f"you/tiny already has these files, in commit {commit.oid}" in result.stdout
     assert "it loads in a fresh process" in result.stdout
@@ -157,7 +157,7 @@ def test_a_push_replaces_what_an_earlier_one_wrote_and_leaves_the_rest(tiny_run,
     assert set(files) - {"photo.jpg"} == {path.name for path in staged.iterdir()} | {".gitattributes"}
 
 
-def test_the_stock_model_lies_on_a_branch_of_its_own_and_loads_without_trust(tiny_run, hub):
+def test_the_stock_model_is_on_its_own_branch_and_loads_without_trust_remote_code(tiny_run, hub):
     result = push_to(hub, tiny_run, "band/tiny", "--stock")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("it loads in a fresh process and writes:") == 2
@@ -188,7 +188,7 @@ def test_the_stock_model_lies_on_a_branch_of_its_own_and_loads_without_trust(tin
         ("/commit/", {"cut": "request"}, "the connection to the Hub was lost"),
     ],
 )
-def test_what_the_hub_refuses_is_said_in_one_line(tiny_run, hub, path, fault, says):
+def test_a_refusal_of_the_hub_gives_a_one_line_error(tiny_run, hub, path, fault, says):
     hub.fault(path, **fault)
     result = push_to(hub, tiny_run, "you/tiny")
     assert says in error_of(result)
@@ -208,7 +208,7 @@ def test_a_change_by_somebody_else_during_the_push_is_noticed(tiny_run, hub):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", ["request", "response"])
-def test_a_push_that_lost_its_connection_goes_on_when_it_is_started_again(tiny_run, hub, cut):
+def test_a_push_that_lost_its_connection_resumes_when_it_is_started_again(tiny_run, hub, cut):
     hub.fault("/commit/", cut=cut)
     assert "the connection to the Hub was lost" in error_of(push_to(hub, tiny_run, "you/tiny"))
     assert len(hub.commits("you/tiny")) == (cut == "response")
@@ -234,7 +234,7 @@ def test_a_model_that_does_not_load_back_is_not_tagged_and_no_address_is_shown(t
     assert len(hub.commits("you/tiny")) == 1 and not hub.repository("you/tiny").tags
 
 
-def test_rate_limits_and_a_file_cut_half_way_are_overcome(tiny_run, hub):
+def test_a_push_survives_rate_limits_and_an_upload_that_is_cut_off(tiny_run, hub):
     for path in ("/whoami", "/repos/create", "/refs$", "/commit/"):
         hub.fault(path, status=429, retry_after=0)
     hub.fault("^/lfs/", method="PUT", cut="request")
@@ -245,7 +245,7 @@ def test_rate_limits_and_a_file_cut_half_way_are_overcome(tiny_run, hub):
     assert len(hub.commits("you/tiny")) == 1
 
 
-def test_without_a_token_that_writes_there_nothing_is_sent(tiny_run, hub):
+def test_nothing_is_sent_without_a_token_that_may_write_there(tiny_run, hub):
     says = {
         ("you/tiny", None): "there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN",
         ("you/tiny", "read"): "the token of you is read-only: use one with write access to you/tiny",
@@ -257,7 +257,7 @@ def test_without_a_token_that_writes_there_nothing_is_sent(tiny_run, hub):
     assert not hub.repositories
 
 
-def test_a_name_that_holds_something_else_or_is_seen_by_others_is_left_alone(tiny_run, hub):
+def test_a_repository_with_something_else_or_another_visibility_is_left_alone(tiny_run, hub):
     hub.create("you/other-model")
     hub.commit_as("you", "you/other-model", {"config.json": b'{"model_type": "gpt2"}', "x.safetensors": b"x"})
     assert "the name you/other-model is taken: it holds a model of type gpt2" in error_of(
@@ -273,7 +273,7 @@ def test_a_name_that_holds_something_else_or_is_seen_by_others_is_left_alone(tin
     assert "you/notes exists and is private" in error_of(push_to(hub, tiny_run, "you/notes", "--public"))
 
 
-def test_other_code_is_not_sent(staged, tmp_path):
+def test_code_that_is_not_lyricgpts_is_not_sent(staged, tmp_path):
     def changed(name, text):
         run(["rm", "-rf", tmp_path / "sent"])
         run(["cp", "-r", staged, tmp_path / "sent"])
@@ -288,7 +288,7 @@ def test_other_code_is_not_sent(staged, tmp_path):
         check_sent_code(changed("other_lyricgpt.py", "x"))
 
 
-def test_a_model_of_the_hub_whose_code_was_changed_is_not_loaded(staged, hub):
+def test_a_hub_model_whose_code_was_changed_is_not_loaded(staged, hub):
     put(hub, staged, **{"modeling_lyricgpt.py": b"open('/tmp/was-run', 'w')"})
     login = {"HF_TOKEN": hub.token("write")}
     result = python("-m", "training_lyricgpt.sample", "you/tiny", client=hub.client, **login)
@@ -318,7 +318,7 @@ print(song.startswith("I ") and len(song) == 42)
 
 
 @pytest.mark.slow
-def test_a_pushed_model_is_loaded_trained_on_and_pushed_again_and_the_old_one_still_loads(
+def test_a_pushed_model_can_be_trained_further_and_pushed_again_and_the_old_one_still_loads(
     tiny_run, hub, tmp_path, monkeypatch
 ):
     for name, value in hub.client.items():
@@ -349,7 +349,7 @@ def test_a_pushed_model_is_loaded_trained_on_and_pushed_again_and_the_old_one_st
     assert load("main") != first
 
 
-# Code of old
+# Models published with older code
 
 
 @pytest.mark.parametrize("variant", [pytest.param("classic", marks=pytest.mark.slow), "modern"])

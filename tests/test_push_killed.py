@@ -1,4 +1,4 @@
-"""A push that is killed, and the same command again: one commit of that content, and its proof."""
+"""If a push is killed, the same command finishes it, with one commit of that content and the proof that it loads."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
         pytest.param("POST", "/commit/", "response", 1, id="before the commit's answer is read"),
     ],
 )
-def test_a_push_that_was_killed_goes_on_when_it_is_started_again(tiny_run, hub, method, path, cut, committed):
+def test_a_push_that_was_killed_resumes_when_it_is_started_again(tiny_run, hub, method, path, cut, committed):
     pushing = []
     hub.fault(path, method=method, cut=cut, at_cut=lambda: pushing[0].kill())
     environment = os.environ | hub.client | {"HF_TOKEN": hub.token(), "PYTHONPATH": str(PROJECT)}

@@ -1,4 +1,4 @@
-"""Publishing the demo: a Space beside the model, private, and started again without a second commit."""
+"""Publishing the demo: a private Space beside the model. A second push makes no second commit."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from training_lyricgpt.hub.staging import SPACE_FILES
 TELLS_SECRET = "you/tiny is private: set the Space's secret HF_TOKEN to a token that can read it, at "
 
 
-def test_the_demo_is_published_beside_the_model_private_and_as_it_lies_here(tiny_run, hub):
+def test_the_demo_is_published_beside_the_model_privately_and_unchanged(tiny_run, hub):
     result = push_to(hub, tiny_run, "you/tiny", "--space")
     assert result.returncode == 0, result.stderr
     assert len(hub.commits("you/tiny")) == 1
@@ -31,7 +31,7 @@ def test_the_demo_is_published_beside_the_model_private_and_as_it_lies_here(tiny
     address = f"{hub.endpoint}/spaces/you/tiny-demo"
     assert result.stdout.splitlines()[-2:] == [f"{TELLS_SECRET}{address}/settings", address]
 
-    space.secrets["HF_TOKEN"] = {}  # as its owner has been told
+    space.secrets["HF_TOKEN"] = {}  # the owner does what the message says
     again = push_to(hub, tiny_run, "you/tiny", "--space")
     assert again.returncode == 0, again.stderr
     assert TELLS_SECRET not in again.stdout
@@ -42,12 +42,12 @@ def test_the_demo_is_published_beside_the_model_private_and_as_it_lies_here(tiny
     assert not [path for path in paths if path.endswith("/secrets")]
 
 
-def test_everything_that_the_page_consists_of_is_sent():
+def test_every_file_of_the_page_is_sent():
     pages = {path.name for path in (PROJECT / "space").iterdir() if path.is_file()}
     assert pages == set(SPACE_FILES)
 
 
-def test_the_header_is_one_that_the_hub_takes_and_runs_what_is_tested_here(hub, monkeypatch):
+def test_the_header_of_the_demo_is_valid_and_names_the_tested_gradio(hub, monkeypatch):
     card = SpaceCard.load(PROJECT / "space" / "README.md")
     assert card.data.sdk == "gradio" and card.data.app_file in SPACE_FILES
     assert card.data.license == "apache-2.0" and card.data.python_version == "3.11"
@@ -60,7 +60,7 @@ def test_the_header_is_one_that_the_hub_takes_and_runs_what_is_tested_here(hub, 
     assert f"gradio=={card.data.sdk_version}\n" in (PROJECT / "constraints.txt").read_text()
 
 
-def test_the_requirements_are_the_bounds_of_this_project_and_bring_torch_without_cuda():
+def test_the_requirements_of_the_demo_are_those_of_the_project_and_torch_without_cuda():
     project = (PROJECT / "pyproject.toml").read_text()
     first, *requirements = (PROJECT / "space" / "requirements.txt").read_text().splitlines()
     assert first == "--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -69,7 +69,7 @@ def test_the_requirements_are_the_bounds_of_this_project_and_bring_torch_without
 
 
 @pytest.mark.slow
-def test_a_name_message_and_visibility_of_ones_own_are_taken(tiny_run, hub):
+def test_the_name_message_and_visibility_of_the_demo_can_be_chosen(tiny_run, hub):
     result = push_to(hub, tiny_run, "you/tiny", "--space=band/sings", "--message=First", "--public")
     assert result.returncode == 0, result.stderr
     (commit,) = hub.commits("band/sings", kind="spaces")
@@ -85,7 +85,7 @@ def test_a_name_message_and_visibility_of_ones_own_are_taken(tiny_run, hub):
 
 
 @pytest.mark.slow
-def test_a_space_of_somebody_elses_making_is_left_alone(tiny_run, hub):
+def test_another_space_with_that_name_is_left_alone(tiny_run, hub):
     hub.create("you/tiny-demo", kind="spaces")
     theirs = hub.commit_as("you", "you/tiny-demo", {"app.py": b"import gradio"}, kind="spaces")
     says = "the name you/tiny-demo is taken: it holds another Space; choose another name"
@@ -98,7 +98,7 @@ def test_a_space_of_somebody_elses_making_is_left_alone(tiny_run, hub):
 
 
 @pytest.mark.slow
-def test_what_the_hub_refuses_of_the_demo_is_said_and_the_same_command_goes_on(tiny_run, hub):
+def test_a_refusal_of_the_hub_is_reported_and_the_same_command_finishes_the_demo(tiny_run, hub):
     failures = [
         ("/spaces/.*/commit/", {"cut": "request"}, "the connection to the Hub was lost"),
         ("/variables", {"status": 403}, "the token may not write to you/tiny-demo"),
@@ -126,7 +126,7 @@ def test_a_dry_run_shows_the_demo(tiny_run):
         assert re.search(rf"[\d,]+ bytes  {re.escape(name)}\n", result.stdout), name
 
 
-def test_a_demo_of_another_branch_or_of_an_impossible_name_is_refused(tiny_run):
+def test_a_demo_of_another_branch_or_with_an_invalid_name_is_refused(tiny_run):
     result = push(tiny_run, "you/tiny", "--space", "--revision=drafts")
     assert "a Space runs the model on the branch main" in error_of(result)
     result = push(tiny_run, "you/tiny", "--space=a/b/c")

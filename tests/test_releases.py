@@ -1,6 +1,6 @@
-"""A published model writes the right song in every release of transformers that is tried, or says in one line that it cannot.
+"""A published model writes the right song with every release of transformers tried, or says in one line that it can't.
 
-`release_probe.py` looks at a bare copy of a run folder in a process without this project; see `releases.py`.
+`release_probe.py` tries a bare copy of a run folder in a process without this project: see `releases.py`.
 """
 
 import ast
@@ -18,7 +18,7 @@ from modeling_lyricgpt import LyricGPTForCausalLM
 RELEASES = PROJECT / ".venv" / "releases"
 INSTALLED = "-"
 
-# What the next release may rename, as a regular expression, and in which files of transformers.
+# What the next release may rename: today's name (a regular expression), the new name, and the files of transformers.
 KEYWORDS = [
     (r"cache(?! import)", "kv_store", "generation/utils|modeling_outputs|masking_utils|utils/generic"),
     ("inputs_embeds", "embedded", "masking_utils|generation/"),
@@ -67,12 +67,12 @@ def published(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(published):
-    """What is right about them."""
+    """Their right logits and songs."""
     return {variant: right(folder) for variant, folder in published.items()}
 
 
 def ask(published, release, **values):
-    """What the probe answers about both variants, which are asked at the same time."""
+    """The probe's answers about both variants, which run at the same time."""
     with ThreadPoolExecutor(2) as pool:
         answers = pool.map(lambda variant: probe(release, request(published[variant], **values)), VARIANTS)
         return dict(zip(VARIANTS, answers, strict=True))
@@ -80,7 +80,7 @@ def ask(published, release, **values):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("release", PINNED)
-def test_a_run_folder_writes_the_right_song_in(release, published, expected):
+def test_a_run_folder_writes_the_right_song_with_this_release(release, published, expected):
     for variant, found in ask(published, install(release, RELEASES)).items():
         assert wrong(found, expected[variant]) == [], variant
         assert found["version"] == release
@@ -89,7 +89,7 @@ def test_a_run_folder_writes_the_right_song_in(release, published, expected):
 
 @pytest.fixture(scope="module")
 def short(published):
-    """What is right about shorter songs, still past the block."""
+    """The right answers for shorter songs, which still go past the block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(releases, "LENGTH", 70)
         patch.setattr(releases, "BEAMS", 40)
@@ -98,7 +98,7 @@ def short(published):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rename", [*KEYWORDS, *METHODS, *HELPERS], ids=lambda rename: rename[1])
-def test_a_release_that_renames_gives_the_right_song_or_says_that_it_cannot(rename, published, short):
+def test_a_release_that_renames_something_gives_the_right_song_or_says_that_it_cannot(rename, published, short):
     for variant, found in ask(published, INSTALLED, rename=rename, length=70, beams=40).items():
         problems = wrong(found, short[variant])
         said = (
@@ -108,7 +108,7 @@ def test_a_release_that_renames_gives_the_right_song_or_says_that_it_cannot(rena
 
 
 @pytest.mark.slow
-def test_an_older_release_is_told_which_it_needs(published):
+def test_a_release_that_is_too_old_gives_an_error_that_says_which_is_needed(published):
     for found in ask(published, install("4.40.2", RELEASES)).values():
         assert found["error"].startswith(
             "ImportError: LyricGPT needs transformers 4.57.6 or newer (this is transformers 4.40.2"
@@ -117,7 +117,7 @@ def test_an_older_release_is_told_which_it_needs(published):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_weights_saved_with_older_code_load_and_write_the_same_song(variant, tmp_path):
-    """The logits were written down when the fixture was: nothing of it has changed since."""
+    """The logits were recorded together with the fixture, and neither has changed since."""
     folder = releases.FIXTURES / variant
     model = LyricGPTForCausalLM.from_pretrained(folder).eval()
     expected = load_file(folder / "logits.safetensors")

@@ -1,4 +1,4 @@
-"""Curves, samples, and overfitting said in words."""
+"""Curves, samples, and the sentence about overfitting."""
 
 import json
 
@@ -22,7 +22,7 @@ def rows(validation, training=None):
     ]  # fmt: skip
 
 
-def test_a_turned_validation_loss_is_called_overfitting_with_its_figures():
+def test_a_validation_loss_that_rises_again_is_called_overfitting_with_its_figures():
     sentence = overfitting(rows([4.66, 1.66, 1.41, 1.409, 1.59, 2.58], [4.7, 1.4, 1.1, 0.9, 0.4, 0.08]))
     assert "lowest at step 1500 (1.4090)" in sentence
     assert "risen to 2.5800" in sentence
@@ -30,7 +30,7 @@ def test_a_turned_validation_loss_is_called_overfitting_with_its_figures():
 
 
 @pytest.mark.parametrize("validation", [[4, 2, 1], [4, 2, 1, 1.2], [4, 2, 1, 1.005, 1.004], [4]])
-def test_a_falling_or_noisy_loss_is_not(validation):
+def test_a_falling_or_noisy_loss_is_not_called_overfitting(validation):
     assert overfitting(rows(validation, [4 / (index + 1) for index in range(len(validation))])) is None
 
 
@@ -43,7 +43,7 @@ def test_the_best_evaluation_is_the_earliest_of_equals():
 
 
 @pytest.mark.parametrize("damage", ['{"step": 1000, "train_l', "3", '{"step": 0}', "\x00\xff"])
-def test_metrics_come_back_and_a_damaged_line_is_named(tmp_path, damage):
+def test_metrics_are_read_back_and_a_damaged_line_is_named(tmp_path, damage):
     write_metrics(tmp_path, rows([3.0, 2.0]))
     assert read_metrics(tmp_path) == rows([3.0, 2.0])
     with (tmp_path / "metrics.jsonl").open("a") as file:

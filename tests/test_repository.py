@@ -1,4 +1,4 @@
-"""The house: what the repository promises about itself."""
+"""Rules for the repository itself: what imports what, the embedded songs, and what files must say."""
 
 import ast
 import csv
@@ -44,7 +44,7 @@ def test_shipped_files_import_only_what_every_user_has(path):
         assert name.startswith(".") or name.split(".")[0] in ALLOWED[path.parent.name], name
 
 
-# From the ground up: a building imports from those before it, and from itself.
+# The parts of `training_lyricgpt`, from the bottom up: each imports only from itself and from those before it.
 BUILDINGS = (
     "wording", "terminal", "files", "record_types", "processes", "arguments", "corpus", "engine", "model", "quality", "card", "hub", "export",
     "sample", "run",
@@ -54,7 +54,7 @@ MODULES = [path for path in sorted(PROJECT.glob("training_lyricgpt/**/*.py")) if
 
 
 def imported_buildings(path):
-    """The buildings of `training_lyricgpt` that one of its modules imports from."""
+    """The parts of `training_lyricgpt` that one of its modules imports from."""
     package = path.relative_to(PROJECT).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -67,7 +67,7 @@ def imported_buildings(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PROJECT).as_posix())
-def test_buildings_import_from_those_below_them_alone(path):
+def test_each_part_imports_only_from_the_parts_below_it(path):
     assert not {"train_hf", "push_to_hub"} & {name.split(".")[0] for name in imports(path)}
     building = path.relative_to(PROJECT).with_suffix("").parts[1]
     if building != "__init__":
@@ -75,13 +75,13 @@ def test_buildings_import_from_those_below_them_alone(path):
         assert set(imported_buildings(path)) <= set(allowed)
 
 
-def test_shipped_packages_import_nothing_of_the_project():
+def test_shipped_packages_import_nothing_else_of_the_project():
     for path in SHIPPED:
         own = OWN - {path.parent.name}
         assert not own & {name.split(".")[0] for name in imports(path)}, path
 
 
-def test_the_house_has_few_rooms_on_its_ground_floor():
+def test_training_lyricgpt_has_few_modules_outside_its_packages():
     assert len(list(PROJECT.glob("training_lyricgpt/*.py"))) <= 10
 
 
@@ -106,7 +106,7 @@ def test_the_embedded_corpus_is_large_enough_and_clean():
     assert len(set(lines)) > 0.99 * len(lines), "songs share lines"
 
 
-def test_songs_have_verses_and_lines_that_return():
+def test_the_embedded_songs_have_verses_and_repeated_lines():
     with SAMPLE_LYRICS.open(encoding="utf-8", newline="") as file:
         texts = [song["text"] for song in csv.DictReader(file)]
     returning = sum(len(set(lines := [x for x in t.splitlines() if x])) < len(lines) for t in texts)
@@ -114,7 +114,7 @@ def test_songs_have_verses_and_lines_that_return():
     assert all("\n\n" in text for text in texts)
 
 
-def test_every_file_says_what_it_is():
+def test_every_file_has_a_docstring():
     paths = [*PROJECT.glob("*.py"), *PROJECT.glob("*_lyricgpt/**/*.py"), *PROJECT.glob("benchmarks/*.py")]
     for path in paths:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path

@@ -1,9 +1,9 @@
-"""The round trips that users make: load, save, load again; merge, rename, move, share, read only.
+"""What users do with a run folder: load, save and load again, merge, rename, move, share, make it read-only.
 
 Notable:
-- Every load is in a process that cannot import this project, from a run folder whose tokenizer has a song template.
-- An error while loading one folder is that folder's report, so that only the test that names the promise fails.
-- What several tests look at is made once, even if pytest-xdist spreads them over processes.
+- Every load happens in a process that cannot import this project. The run folder's tokenizer has a song template.
+- An error while loading a folder becomes that folder's report, so that only the tests of that folder fail.
+- What several tests need is made once, even if pytest-xdist spreads them over processes.
 """
 
 import json
@@ -71,7 +71,7 @@ def look(folder):
 
 
 def looked(code, cache, *arguments):
-    """The JSON that a script behind `LOOK` prints, in a process of its own."""
+    """Runs `LOOK` and then `code` in a new process, and returns the JSON that it prints."""
     result = isolated(LOOK + code, cache, TEXT, *arguments)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
@@ -85,14 +85,14 @@ def assert_same(report, expected):
 
 
 def listing(folder):
-    """What a write of any kind would change: names, sizes, modes and times."""
+    """The names, sizes, modes and times in a folder. Any write would change them."""
     paths = [folder, *sorted(folder.rglob("*"))]
     return [(path.name, (stat := path.stat()).st_size, stat.st_mode, stat.st_mtime_ns, stat.st_ino) for path in paths]
 
 
 @pytest.fixture(scope="module")
 def place(request, tmp_path_factory):
-    """A folder with `songs` in it: a run folder with a song template, which nobody may write to."""
+    """A folder that contains `songs`: a read-only run folder with a song template."""
     base = tmp_path_factory.getbasetemp()
     place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "round-trips"
     place.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def place(request, tmp_path_factory):
 
 
 def once(place, name, make):
-    """The report that `make` returns, made by whichever process comes first."""
+    """The report of `make`, which only the first process calls."""
     report = place / f"{name}.json"
     with FileLock(place / f"{name}.lock"):
         if not report.exists():
@@ -131,7 +131,7 @@ print(json.dumps(look(source)))
 
 @pytest.fixture(scope="module")
 def original(place):
-    """What `songs` loads as; it was saved again into `saved`, whole and in pieces, by the process that reports."""
+    """What `songs` loads as. The same process also saves it into `saved`, whole and in parts."""
 
     def make():
         before = listing(place / "songs")
@@ -167,7 +167,7 @@ print(json.dumps(report))
 
 @pytest.fixture(scope="module")
 def loaded(place, original):
-    """What the saved folder loads as in another process, with the module cache cleared before."""
+    """What the saved folder loads as in another process, after the module cache was cleared."""
 
     def make():
         shutil.rmtree(place / "cache")
@@ -223,14 +223,14 @@ def test_a_saved_copy_keeps_vocabulary_special_tokens_template_and_generation_de
     assert (original["generation"]["do_sample"], original["generation"]["top_k"]) == (True, 0)
 
 
-def test_a_copy_of_a_copy_is_the_copy(place, loaded):
+def test_a_copy_of_a_copy_is_the_same(place, loaded):
     copy, again = place / "saved" / "songs", place / "saved" / "again"
     assert {path.name for path in copy.iterdir()} == {path.name for path in again.iterdir()}
     for path in copy.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
-def test_config_bare_model_tokenizer_and_half_precision_saved_alone_load_alone(loaded, original):
+def test_config_bare_model_tokenizer_and_half_precision_model_load_when_saved_alone(loaded, original):
     assert isinstance(loaded["alone"], list), loaded["alone"]
     config, base, ids, dtype = loaded["alone"]
     assert config["model_type"] == base["model_type"] == "lyricgpt"
@@ -311,7 +311,7 @@ print(json.dumps([told(*report) if isinstance(report, list) else {"error": repor
 """
 
 
-def test_two_threads_load_it_at_once_into_an_empty_module_cache(place, tmp_path):
+def test_two_threads_can_load_a_model_at_once_into_an_empty_module_cache(place, tmp_path):
     first, second = looked(THREADS, tmp_path / "cache", place / "songs")
     assert "error" not in first, first["error"]
     assert_same(second, first)
@@ -320,7 +320,7 @@ def test_two_threads_load_it_at_once_into_an_empty_module_cache(place, tmp_path)
 
 TEXTS = ["I walked\r\nalong ", "You", "  sang <|endoftext|>☃ é"]
 
-# With the tokenizer's own code and without it.
+# Reports what the tokenizer does with its own code and without it.
 TOKENIZERS = """
 import json, os
 

@@ -1,4 +1,4 @@
-"""Run folders that somebody else made: what they link to is not read, and what they bring is not run."""
+"""Run folders from somebody else: files that they link to are not read, and code that they bring is not run."""
 
 import json
 import os
@@ -48,8 +48,8 @@ def every_door(folder, tmp_path):
     yield python("-m", "training_lyricgpt.export", folder, tmp_path / "stock")
     yield begin_with(folder, tmp_path)
     yield python("push_to_hub.py", folder, "you/x", "--dry_run")
-    yield python("space/songs.py", MODEL=str(folder))  # the page, as far as it loads the model
-    # The run goes on, and draws its card from what is there.
+    yield python("space/songs.py", MODEL=str(folder))  # the demo page, up to loading the model
+    # The run resumes, and makes its card from what is in the folder.
     yield python("train_hf.py", f"--config={folder / 'run.yaml'}", f"--output_dir={folder}", "--max_steps=21")
 
 
@@ -60,7 +60,7 @@ def assert_refused_everywhere(folder, tmp_path, *parts):
     assert not (tmp_path / "was run").exists()
 
 
-def test_an_untouched_copy_passes_every_door(copy, tmp_path):
+def test_an_unchanged_copy_is_accepted_by_every_command(copy, tmp_path):
     for result in every_door(copy, tmp_path):
         assert_succeeds(result)
 
@@ -85,7 +85,7 @@ def put_hard_link(folder, name, secret):
 
 
 def put_folder(folder, name, secret):
-    """The link is a folder above the file."""
+    """A folder on the way to the file is a link."""
     (folder / "below").symlink_to(secret.parent)
     put_link(folder, name, "below/" + secret.name)
 
@@ -96,7 +96,7 @@ def put_chain(folder, name, secret):
 
 
 def put_below(folder, name, secret):
-    """The link lies in a folder of the folder."""
+    """The link is in a subfolder."""
     (folder / "logs" / "deeper").mkdir(parents=True)
     put_link(folder, "logs/deeper/notes.txt", secret)
 
@@ -110,7 +110,7 @@ def test_links_out_of_a_run_folder_are_refused_wherever_it_is_read(copy, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["run.yaml", "songs.json", "README.md", "notes.txt", "model.safetensors"])
-def test_any_file_of_a_run_may_be_such_a_link(copy, tmp_path, name):
+def test_a_link_in_place_of_any_file_is_refused(copy, tmp_path, name):
     (tmp_path / "secret").write_text(SECRET)
     put_link(copy, name, tmp_path / "secret")
     assert_refused(
@@ -128,7 +128,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
-def test_weights_in_parts_lie_in_the_folder(copy, tmp_path, part):
+def test_weights_in_parts_must_be_in_the_folder(copy, tmp_path, part):
     (tmp_path / "elsewhere").mkdir()
     (copy / "model.safetensors").rename(tmp_path / "elsewhere" / "model.safetensors")
     (copy / "weights").symlink_to(tmp_path / "elsewhere")
@@ -156,7 +156,7 @@ def test_a_link_that_leads_nowhere_or_to_itself_is_refused(copy, target):
 
 
 def snapshot(files, cache):
-    """A run as a download lies in huggingface_hub's cache."""
+    """Lays a run out like a download in huggingface_hub's cache."""
     folder = cache / "models--you--x" / "snapshots" / ("5" * 40)
     folder.mkdir(parents=True)
     (cache / "models--you--x" / "blobs").mkdir()
@@ -167,7 +167,7 @@ def snapshot(files, cache):
     return folder
 
 
-def test_a_downloaded_model_is_made_of_links_and_passes(copy, tmp_path):
+def test_a_downloaded_model_consists_of_links_and_is_accepted(copy, tmp_path):
     folder = snapshot(copy, tmp_path / "hub")
     for result in list(every_door(folder, tmp_path))[:5]:
         assert_succeeds(result)
@@ -201,7 +201,7 @@ def test_a_run_folder_may_itself_be_reached_through_links_and_keep_its_checkpoin
 
 
 def write_program(path, tmp_path):
-    """Code that leaves a trace where it runs."""
+    """Writes code that leaves a file behind if it runs."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"open({str(tmp_path / 'was run')!r}, 'w')\n" + (path.read_text() if path.exists() else ""))
 
@@ -211,7 +211,7 @@ def change_json(path, **values):
 
 
 @pytest.mark.parametrize("name", ["modeling_lyricgpt.py", "tokenization_lyricgpt.py", "extra_lyricgpt.py"])
-def test_changed_code_in_a_run_folder_is_refused_by_every_door_and_not_run(copy, tmp_path, name):
+def test_changed_code_in_a_run_folder_is_refused_by_every_command_and_not_run(copy, tmp_path, name):
     write_program(copy / name, tmp_path)
     assert_refused_everywhere(copy, tmp_path, f"{name} is not LyricGPT's code")
 
@@ -227,7 +227,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("auto_map", FOREIGN.values(), ids=FOREIGN)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_a_configuration_that_names_other_code_is_refused_and_nobody_is_asked(copy, tmp_path, name, auto_map):
+def test_a_configuration_that_names_other_code_is_refused_without_a_question(copy, tmp_path, name, auto_map):
     write_program(copy / "evil.py", tmp_path)
     change_json(copy / name, auto_map=auto_map)
     result = python("-m", "training_lyricgpt.sample", copy)
@@ -235,7 +235,7 @@ def test_a_configuration_that_names_other_code_is_refused_and_nobody_is_asked(co
     assert "[y/N]" not in result.stdout + result.stderr and not (tmp_path / "was run").exists()
 
 
-def test_another_kind_of_model_with_code_of_its_own_is_refused_by_every_door(copy, tmp_path):
+def test_another_kind_of_model_with_its_own_code_is_refused_by_every_command(copy, tmp_path):
     write_program(copy / "evil.py", tmp_path)
     change_json(copy / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Config"})
     assert_refused_everywhere(copy, tmp_path, "names code that is not LyricGPT's in its auto_map: 'evil.Config'")
@@ -260,14 +260,14 @@ def test_settings_that_fetch_code_or_weights_are_refused(copy, name, key):
     load_run(str(copy))
 
 
-def test_a_pipeline_of_somebody_else_is_refused_by_every_door(copy, tmp_path):
+def test_somebody_elses_pipeline_is_refused_by_every_command(copy, tmp_path):
     write_program(copy / "evil.py", tmp_path)
     pipeline = {"impl": "evil.Evil", "pt": ["AutoModelForCausalLM"], "tf": [], "type": "text"}
     change_json(copy / "config.json", custom_pipelines={"text-generation": pipeline})
     assert_refused_everywhere(copy, tmp_path, "has a key 'custom_pipelines'")
 
 
-# Names of methods and of what transformers asks a configuration; what an alias of a name leads to.
+# Keys that set nothing of a model: methods, attributes that transformers looks up, and targets of aliases.
 NO_SETTINGS = {
     "to_dict": 5, "save_pretrained": 1, "get_text_config": 1, "__class__": 5, "return_dict": False, "output_attentions": True,
     "is_encoder_decoder": True, "_auto_class": 5, "sub_configs": {"a": "b"}, "keys_to_ignore_at_inference": 5, "pruned_heads": {"a": 1},
@@ -275,7 +275,7 @@ NO_SETTINGS = {
 }  # fmt: skip
 
 
-def test_a_setting_that_is_none_of_a_model_changes_nothing(copy, tmp_path):
+def test_keys_that_set_nothing_of_a_model_are_ignored(copy, tmp_path):
     model, _ = load_run(str(copy))
     change_json(copy / "config.json", **NO_SETTINGS)
     odd, _ = load_run(str(copy))
@@ -284,7 +284,7 @@ def test_a_setting_that_is_none_of_a_model_changes_nothing(copy, tmp_path):
     assert (tmp_path / "one" / "config.json").read_text() == (tmp_path / "two" / "config.json").read_text()
 
 
-def test_a_tokenizer_is_made_anew_of_its_characters(copy):
+def test_a_tokenizer_is_built_again_from_its_characters(copy):
     _, tokenizer = load_run(str(copy))
     path = copy / "tokenizer.json"
     saved = json.loads(path.read_text())
@@ -298,7 +298,7 @@ def test_a_tokenizer_is_made_anew_of_its_characters(copy):
         load_run(str(copy))
 
 
-def test_code_that_would_be_sent_is_looked_at_once_more(tiny_run, tmp_path):
+def test_what_would_be_sent_is_checked_once_more(tiny_run, tmp_path):
     stage(tiny_run, "you/x", tmp_path / "model")
     check_sent_code(tmp_path / "model")
     change_json(tmp_path / "model" / "config.json", somebodys_hook="evil.py")
@@ -310,7 +310,7 @@ def test_code_that_would_be_sent_is_looked_at_once_more(tiny_run, tmp_path):
     "content", ["", "[]", "7", "null", '"x"', "{", "[" * 200_000, '{"model_type": ' + "9" * 5000 + "}"]
 )
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_settings_that_are_none_are_one_line_that_names_the_file(copy, name, content):
+def test_an_invalid_settings_file_gives_an_error_that_names_the_folder(copy, name, content):
     (copy / name).write_text(content)
     assert_refused(python("-m", "training_lyricgpt.sample", copy), str(copy))
 
@@ -335,7 +335,7 @@ def leaves(value):
     return [] if value is None else [value]
 
 
-def test_code_of_a_published_version_passes_and_ours_is_what_runs(copy, tmp_path, monkeypatch):
+def test_code_of_a_published_version_is_accepted_but_ours_runs(copy, tmp_path, monkeypatch):
     write_program(copy / "modeling_lyricgpt.py", tmp_path)
     earlier = ("modeling_lyricgpt.py", hash_file(copy / "modeling_lyricgpt.py"))
     assert len(published_code()) > len(todays_code())
@@ -353,7 +353,7 @@ def test_a_folder_without_code_is_loaded_with_ours(copy):
     assert_succeeds(python("-m", "training_lyricgpt.sample", copy, "--max_new_tokens=9"))
 
 
-def test_the_list_of_published_code_has_todays():
+def test_the_list_of_published_code_includes_todays():
     published = published_code()
     for folder in ("modeling_lyricgpt", "tokenization_lyricgpt"):
         for path in sorted((PROJECT / folder).glob("*_lyricgpt.py")):

@@ -33,7 +33,7 @@ def test_a_seed_gives_the_same_song_and_any_of_several_can_be_written_alone(tiny
     assert alone in sample(tiny_run, *options, "--seed", "7", "--num_samples", "2")
 
 
-def test_temperature_zero_always_takes_the_likeliest(tiny_run):
+def test_temperature_zero_always_takes_the_likeliest_character(tiny_run):
     options = ("--temperature", "0", "--max_new_tokens", "60")
     assert sample(tiny_run, *options, "--seed", "1") == sample(tiny_run, *options, "--seed", "2")
 
@@ -62,7 +62,7 @@ def test_an_empty_prompt_starts_a_song(tiny_run):
     assert write_song(model, tokenizer, max_new_tokens=20) != ""
 
 
-def test_a_run_folder_that_is_not_there_is_named_with_those_that_are(tiny_run):
+def test_a_missing_run_folder_is_named_with_those_that_exist(tiny_run):
     result = python("-m", "training_lyricgpt.sample", tiny_run.parent / "tinny")
     assert result.returncode == 1
     assert result.stderr == f"error: no such run folder: {tiny_run.parent / 'tinny'}; {tiny_run.parent} holds tiny\n"

@@ -1,4 +1,4 @@
-"""What takes minutes: kills at random moments, compilation, and the whole way of a new user."""
+"""Tests that take minutes: kills at random moments, compilation, and a new user's first run."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ def state(folder):
 
 
 def newest_file(folder):
-    """When a file of a folder was last written; files may come and go meanwhile."""
+    """When a file in a folder was last written. Files may come and go meanwhile."""
     times = [0.0]
     for root, _, names in os.walk(folder):
         for name in names:
@@ -40,7 +40,7 @@ def newest_file(folder):
 
 
 def unfinished(folder):
-    """Names of what was being written."""
+    """Names of files and folders that were not written to the end."""
     names = []
     for _, folders, files in os.walk(folder):
         names += [name for name in folders + files if name.startswith(UNFINISHED)]
@@ -80,14 +80,14 @@ def test_a_run_killed_at_random_moments_equals_the_run_that_was_never_killed(tmp
     for file, values in tensors.items():
         for name, value in values.items():
             assert torch.equal(value, other_tensors[file][name]), (file, name)
-    assert not unfinished(tmp_path / "killed"), "what a kill cut off is cleared away by the next start"
-    clock = re.compile(r"^\| (training|time|speed) \|.*\n", flags=re.M)  # lines of the card that a clock gave
+    assert not unfinished(tmp_path / "killed"), "the next start did not remove what a kill cut off"
+    clock = re.compile(r"^\| (training|time|speed) \|.*\n", flags=re.M)  # lines of the card that depend on time
     for name in ("samples.txt", "README.md", "environment.json"):
         ours, theirs = (clock.sub("", (tmp_path / folder / name).read_text()) for folder in ("killed", "whole"))
         ours = ours.replace(str(tmp_path / "killed"), str(tmp_path / "whole")).replace(
             "lyricgpt-killed", "lyricgpt-whole"
         )
-        assert ours == theirs, f"{name} is not what the record says"
+        assert ours == theirs, f"{name} differs from the run that was never killed"
 
 
 def test_a_compiled_model_trains_to_the_same_figures(tmp_path):

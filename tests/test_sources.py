@@ -1,4 +1,4 @@
-"""Any source of lyrics: kinds of files, compressions, globs, the Hub, and what real files look like."""
+"""Sources of lyrics: kinds of files, compressions, globs, the Hub, and the oddities of real files."""
 
 import csv
 import gzip
@@ -84,13 +84,13 @@ def test_each_kind_of_file_gives_the_same_songs(tmp_path, ending, compression):
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_a_text_is_one_document_called_like_its_file(tmp_path, compression):
+def test_a_text_is_one_document_named_after_its_file(tmp_path, compression):
     text = "la la\r\n\r\n  la ☃\n"
     path = write(tmp_path, f"sea.txt{compression}", COMPRESSIONS[compression](text.encode(), "sea.txt"))
     assert read_songs_of(path)[0] == [{"artist": "", "song": "sea", "text": text}]
 
 
-def test_an_archive_of_many_files_is_all_of_them_in_the_order_of_their_names(tmp_path):
+def test_the_files_of_an_archive_are_read_in_the_order_of_their_names(tmp_path):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, songs in (
@@ -103,7 +103,7 @@ def test_an_archive_of_many_files_is_all_of_them_in_the_order_of_their_names(tmp
     assert read_songs_of(write(tmp_path, "all.zip", buffer.getvalue()))[0] == SONGS
 
 
-def test_a_glob_reads_files_of_several_kinds_that_call_their_columns_differently(tmp_path):
+def test_a_glob_reads_files_of_several_kinds_with_different_column_names(tmp_path):
     write(tmp_path, "1.csv", "Lyrics,Artist,Title\nla la,Ada,One\n")
     write(tmp_path, "2.jsonl", '{"title": "Two", "lyric": "lu lu"}\n\n{"lyric": "li li", "singer": "Bo"}\n')
     write(tmp_path, "3.tsv", "text\nle le\n")
@@ -115,21 +115,21 @@ def test_a_glob_reads_files_of_several_kinds_that_call_their_columns_differently
     ]
 
 
-def test_columns_may_be_told(tmp_path):
+def test_columns_can_be_chosen(tmp_path):
     path = write(tmp_path, "a.csv", "text,who,what,words\nno,Ada,One,la la\n")
     songs, _ = read_songs_of(path, text_column="words", artist_column="who", title_column="what")
     assert songs == [{"artist": "Ada", "song": "One", "text": "la la"}]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
-def test_a_table_of_another_dialect_is_recognised_by_its_header_and_said(tmp_path, delimiter):
+def test_another_delimiter_is_recognised_by_the_header_and_reported(tmp_path, delimiter):
     songs, report = read_songs_of(write(tmp_path, "a.csv", table(SONGS, delimiter)))
     assert songs == SONGS
     assert report["remarks"] == [f"the columns of a.csv are separated by {delimiter!r}"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le-with-mark", "latin-1"])
-def test_marks_and_encodings(tmp_path, encoding):
+def test_files_with_byte_order_marks_and_in_other_encodings_are_read(tmp_path, encoding):
     content = "text\r\ncafé au lait\r\n"
     if encoding == "utf-16-le-with-mark":
         encoded, told = ("\ufeff" + content).encode("utf-16-le"), "utf-8"
@@ -148,7 +148,7 @@ def test_halves_of_surrogate_pairs_are_replaced_and_counted_and_whole_pairs_join
 
 
 def test_a_dataset_of_the_hub_is_read_from_the_cache_while_offline(tmp_path):
-    """`datasets` keeps a loaded dataset under its id; what is put there by hand loads like what was downloaded."""
+    """`datasets` caches a dataset under its id. One that is put there by hand loads like one that was downloaded."""
     found = isolated_cache(
         tmp_path,
         """
@@ -197,13 +197,13 @@ def test_a_truncated_file_is_refused_by_name(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", [".csv", ".txt", ".jsonl", ".gz", ".csv.gz", ".csv.zst", ".csv.zip"])
-def test_a_file_that_is_named_for_another_kind_is_refused_with_what_it_is(tmp_path, ending):
+def test_a_file_with_the_wrong_ending_is_refused_with_what_it_is(tmp_path, ending):
     path = write(tmp_path, f"songs{ending}", parquet(SONGS))
     with pytest.raises(LyricGPTError, match=r"a Parquet file, as its first bytes show|its name says so|ends in"):
         read_songs_of(path)
 
 
-def test_json_that_is_none_names_its_line(tmp_path):
+def test_a_bad_line_of_json_is_named(tmp_path):
     path = write(tmp_path, "a.jsonl", '{"text": "la"}\n\n{"text": "lu",}\n')
     with pytest.raises(LyricGPTError, match=r"a\.jsonl, line 3, is not JSON"):
         read_songs_of(path)
@@ -213,20 +213,20 @@ def test_json_that_is_none_names_its_line(tmp_path):
         read_songs_of(write(tmp_path, "c.jsonl", '{"text": "la"}\n{"text": 3}\n'))
 
 
-def test_a_row_of_many_megabytes_is_an_open_quote_and_not_a_song(tmp_path):
+def test_a_row_of_many_megabytes_is_taken_for_an_open_quote_and_not_for_a_song(tmp_path):
     path = write(tmp_path, "a.csv", 'text\nla la\n"never closed\n' + "la la la\n" * 2_000_000)
     with pytest.raises(LyricGPTError, match=r"the row after row 1 is longer than \d+ MB. Look there for a quote"):
         read_songs_of(path)
 
 
-def test_tables_and_texts_are_not_one_corpus(tmp_path):
+def test_tables_and_texts_cannot_be_one_corpus(tmp_path):
     write_songs(tmp_path / "a.csv", ["la"])
     write(tmp_path, "b.txt", "la")
     with pytest.raises(LyricGPTError, match="matches both tables and text files"):
         read_songs_of(tmp_path / "*")
 
 
-def test_names_with_blanks_brackets_and_other_scripts_are_paths(tmp_path):
+def test_paths_can_have_spaces_brackets_and_other_scripts(tmp_path):
     folder = tmp_path / "Lieder [neu] für Ana"
     folder.mkdir()
     assert read_songs_of(write(folder, "песни *1*.csv", table(SONGS)))[0] == SONGS
@@ -266,10 +266,10 @@ def test_a_line_break_at_the_end_of_each_song_is_not_reported(tmp_path):
     assert "cleaning" not in describe_corpus(report)
 
 
-# --- what others' files look like -------------------------------------------------------------------------------------
+# --- oddities of real files -------------------------------------------------------------------------------------------
 
 
-def test_a_line_end_that_two_blocks_divide_stays_whole(tmp_path, monkeypatch):
+def test_a_line_end_split_between_two_blocks_stays_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("training_lyricgpt.corpus.tables.BLOCK_BYTES", 1 << 10)
     header = b'text\n"one"\n"'
     for shift in range(-3, 3):
@@ -278,7 +278,7 @@ def test_a_line_end_that_two_blocks_divide_stays_whole(tmp_path, monkeypatch):
         assert [song["text"] for song in read_songs_of(path)[0]] == ["one", f"{verse.decode()}\r\nnext\r\r\n", "end"]
 
 
-def test_each_line_of_json_may_call_its_lyrics_as_it_likes(tmp_path):
+def test_each_line_of_json_can_have_another_name_for_its_lyrics(tmp_path):
     path = write(
         tmp_path,
         "a.jsonl",
@@ -290,7 +290,7 @@ def test_each_line_of_json_may_call_its_lyrics_as_it_likes(tmp_path):
     ]
 
 
-def test_the_first_line_of_excel_and_quotes_escaped_by_backslashes(tmp_path):
+def test_excels_first_line_and_quotes_escaped_by_backslashes_are_understood(tmp_path):
     path = write(tmp_path, "a.csv", 'sep=;\nartist;text\nAda;"she said \\"go\\"; and left"\nBo;"la"\n')
     songs, report = read_songs_of(path)
     assert [song["text"] for song in songs] == ['she said "go"; and left', "la"]
@@ -300,7 +300,7 @@ def test_the_first_line_of_excel_and_quotes_escaped_by_backslashes(tmp_path):
     ]
 
 
-def test_what_may_have_gone_wrong_is_remarked(tmp_path):
+def test_the_report_remarks_on_what_may_have_gone_wrong(tmp_path):
     _, report = read_songs_of(write(tmp_path, "a.csv", "la la\nlu lu\nli li\n"))
     assert report["remarks"] == [
         "the only column of a.csv was read as lyrics, and its first row as the name of the column: 'la la'"
@@ -312,11 +312,11 @@ def test_what_may_have_gone_wrong_is_remarked(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-32", "utf-16"])
-def test_wide_encodings_are_told_by_their_marks(tmp_path, encoding):
+def test_wide_encodings_are_recognised_by_their_byte_order_marks(tmp_path, encoding):
     assert read_songs_of(write(tmp_path, "a.txt", "hello ☃".encode(encoding)))[0][0]["text"] == "hello ☃"
 
 
-def test_names_in_parquet_need_not_be_texts(tmp_path):
+def test_names_in_parquet_need_not_be_strings(tmp_path):
     for name in ([1999, 2000], [["a", "b"], []], [{"first": "a"}, {"first": "b"}], [None, None]):
         content = pa.table({"text": pa.array([b"la", b"lu"], pa.binary()), "title": name})
         pyarrow.parquet.write_table(content, tmp_path / "a.parquet")
@@ -363,7 +363,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_in_one_line_that_a_terminal_can_show(tmp_path, case):
+def test_odd_files_are_refused_in_one_line_that_a_terminal_can_show(tmp_path, case):
     name, content, options, message = REFUSED[case]
     with pytest.raises(LyricGPTError, match=message) as refusal:
         read_songs_of(write(tmp_path, name, content), **options)
@@ -376,7 +376,7 @@ def test_odd_paths_are_refused(name):
         read_songs_of(name)
 
 
-def test_what_killed_processes_left_is_removed_by_the_next_that_prepares(tmp_path, monkeypatch):
+def test_what_killed_processes_left_is_removed_by_the_next_preparation(tmp_path, monkeypatch):
     monkeypatch.setenv("LYRICGPT_CACHE", str(tmp_path / "cache"))
     left = tmp_path / "cache" / "tokens" / f".preparing-{'0' * 32}-abc"
     left.mkdir(parents=True)
@@ -385,8 +385,8 @@ def test_what_killed_processes_left_is_removed_by_the_next_that_prepares(tmp_pat
     assert not left.exists()
 
 
-def test_a_thread_that_still_reads_does_not_take_the_process_down_at_its_end(tmp_path):
-    """A table is refused in its first block, while pyarrow reads the following ones, slowly here, in a thread of its own."""
+def test_a_thread_that_still_reads_does_not_crash_the_process_at_its_end(tmp_path):
+    """A table is refused in its first block, while pyarrow's thread still reads the next ones (slowly, in this test)."""
     with (tmp_path / "large.csv").open("w") as file:
         file.write('artist,song,text\nA,one,"')
         file.writelines(["la la la and so the river runs\n"] * 3_000_000)

@@ -1,4 +1,4 @@
-"""The page in a browser, served from a run folder as a Space would be."""
+"""The demo page in a browser, served from a run folder as a Space would serve it."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ PROMPT = "I walked along"
 
 @contextlib.contextmanager
 def serve(folder, model, command=(PROJECT / "space" / "app.py",), **environment):
-    """Runs the page, or another command of Python, in `folder`; gives its address and process."""
+    """Runs the page, or another Python command, in `folder`. Yields its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,7 +51,7 @@ def serve(folder, model, command=(PROJECT / "space" / "app.py",), **environment)
 
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory):
-    """A run trained with artists and titles, its model slow enough to be stopped."""
+    """A run trained with artists and titles. Its model is slow enough that a song can be stopped."""
     folder = tmp_path_factory.mktemp("run") / "run"
     sizes = {"hidden_size": 256, "num_hidden_layers": 8, "max_steps": 10, "quality_songs": 2}
     trained = train(output_dir=folder, conditioning="artist_title", **sizes)
@@ -92,7 +92,7 @@ def browser():
 
 
 class Visitor:
-    """Somebody with a browser window of their own."""
+    """Somebody with their own browser window."""
 
     def __init__(self, browser, address, width=1280):
         self.page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
@@ -146,7 +146,7 @@ def visitor(browser, server):
 
 
 def ask(server, endpoint, *data):
-    """Asks the page's interface for something, with any values; returns where its answer will be."""
+    """Calls an endpoint of the page's API with these values, and returns the address of the answer."""
     body = json.dumps({"data": data}).encode()
     address = f"{server}/gradio_api/call/{endpoint}"
     request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"})
@@ -155,7 +155,7 @@ def ask(server, endpoint, *data):
 
 
 def call(server, endpoint, *data):
-    """What the page's interface answers to any values: the last event's name and data."""
+    """Calls an endpoint of the page's API with these values, and returns the last event's name and data."""
     with urllib.request.urlopen(ask(server, endpoint, *data), timeout=120) as response:
         name, value = response.read().decode().strip().split("\n\n")[-1].split("\n")
     return name.removeprefix("event: "), json.loads(value.removeprefix("data: "))
@@ -171,7 +171,7 @@ def test_a_song_appears_and_grows_while_it_is_written(visitor):
 
 
 def processor_seconds(process, seconds):
-    """Processor time that a process takes in so many seconds."""
+    """The processor time that a process uses within this many seconds."""
     times = []
     for wait in (seconds, 0):
         times.append(sum(psutil.Process(process.pid).cpu_times()[:2]))
@@ -179,10 +179,10 @@ def processor_seconds(process, seconds):
     return times[1] - times[0]
 
 
-def test_a_song_stops_when_told_and_nothing_goes_on_behind_it(visitor, space):
+def test_a_song_stops_when_asked_and_nothing_keeps_running(visitor, space):
     visitor.ask().click("Write").until_grown()
     visitor.click("Stop").until(lambda: visitor.button("Write").is_enabled(), 5)
-    time.sleep(0.5)  # what was on its way
+    time.sleep(0.5)  # for what was still on its way
     stopped = visitor.song
     assert processor_seconds(space[1], 1) < 0.2
     assert visitor.song == stopped
@@ -205,7 +205,7 @@ def test_again_takes_the_next_seed(visitor):
     assert visitor.whole_song(length=100, seed=4) == song
 
 
-def test_continue_goes_on_from_the_song_that_stands_there(visitor):
+def test_continue_extends_the_song_on_the_page(visitor):
     song = visitor.whole_song(length=100)
     longer = visitor.click("Continue").until_finished().song
     assert longer.startswith(song)
@@ -230,8 +230,8 @@ def test_two_people_at_once_get_the_songs_that_each_would_get_alone(visitor, bro
     other.page.context.close()
 
 
-def test_whoever_leaves_leaves_the_server_free(browser, space):
-    for _ in range(6):  # more than are written at once
+def test_the_server_is_free_again_when_visitors_have_left(browser, space):
+    for _ in range(6):  # more songs than are written at once
         visitor = Visitor(browser, space[0])
         visitor.ask().click("Write").until_grown()
         visitor.page.context.close()
@@ -239,7 +239,7 @@ def test_whoever_leaves_leaves_the_server_free(browser, space):
     assert processor_seconds(space[1], 1) < 0.2
 
 
-def test_a_request_ends_with_its_time_and_continue_goes_on(browser, hasty):
+def test_a_song_stops_at_its_time_limit_and_continue_extends_it(browser, hasty):
     visitor = Visitor(browser, hasty)
     song = visitor.whole_song()
     note = visitor.page.locator("#note")
@@ -252,7 +252,7 @@ def test_a_request_ends_with_its_time_and_continue_goes_on(browser, hasty):
     visitor.page.context.close()
 
 
-def test_whoever_comes_when_too_many_wait_is_told_so_and_may_try_again(browser, hasty):
+def test_a_visitor_is_told_when_the_queue_is_full_and_can_try_again(browser, hasty):
     visitor = Visitor(browser, hasty)
     refusals, over = [], threading.Event()
 
@@ -287,7 +287,7 @@ def test_whoever_comes_when_too_many_wait_is_told_so_and_may_try_again(browser, 
     visitor.page.context.close()
 
 
-def test_whoever_waits_may_stop_waiting(browser, hasty):
+def test_a_visitor_in_the_queue_can_stop_waiting(browser, hasty):
     for _ in range(30):
         ask(hasty, "write", "", 0.9, 2000, 0, "", "")
     visitor = Visitor(browser, hasty)
@@ -305,7 +305,7 @@ def test_unknown_characters_are_named_and_replaced(visitor):
     assert "☃ (U+2603), left out" in note
 
 
-def test_the_figures_are_those_of_the_run(visitor, trained_run):
+def test_the_page_shows_the_figures_of_the_run(visitor, trained_run):
     visitor.page.get_by_role("tab", name="Figures").click()
     card = visitor.page.locator("#card")
     card.get_by_text("train loss").wait_for()
@@ -353,7 +353,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_odd_input_gets_a_song_all_the_same(server, name):
+def test_odd_input_still_gets_a_song(server, name):
     event, (song, note) = call(server, "write", *HOSTILE[name])
     assert event == "complete"
     assert 0 < len(song) < 1500
@@ -362,14 +362,14 @@ def test_odd_input_gets_a_song_all_the_same(server, name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_impossible_input_is_refused_and_the_server_goes_on(server, name):
+def test_impossible_input_is_refused_and_the_server_keeps_working(server, name):
     event, answer = call(server, "write", *REFUSED[name])
     assert event == "error"
     assert "Traceback" not in str(answer)
     assert call(server, "write", "", 0.9, 50, 0, "", "")[0] == "complete"
 
 
-def test_a_song_has_an_end(server):
+def test_a_song_has_a_maximum_length(server):
     event, (song, note) = call(server, "continue", "x" * 30_000, 0.9, 50, 0)
     assert event == "complete"
     assert len(song) == 20_000
@@ -395,7 +395,7 @@ def test_no_file_is_served(server, door, path):
         assert error.value.code in (400, 403, 404)
 
 
-def test_the_page_does_not_say_where_it_lies_or_how_it_is_used(server, trained_run):
+def test_the_page_does_not_reveal_where_it_is_or_how_it_is_used(server, trained_run):
     for path in ("", "config", "gradio_api/info", "openapi.json", "theme.css"):
         content = urllib.request.urlopen(f"{server}/{path}").read().decode()
         assert not [place for place in (PROJECT, trained_run.parent, Path.home()) if f"{place}/" in content], path
@@ -403,7 +403,7 @@ def test_the_page_does_not_say_where_it_lies_or_how_it_is_used(server, trained_r
         urllib.request.urlopen(f"{server}/monitoring")
 
 
-def test_no_file_is_taken(server):
+def test_no_upload_is_accepted(server):
     body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhello\r\n--x--\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     with pytest.raises(urllib.error.HTTPError) as error:
@@ -417,7 +417,7 @@ def test_the_space_imports_what_its_requirements_name():
     from test_repository import imports
 
     ours = {path.stem for path in (PROJECT / "space").glob("*.py")}
-    ours.add("training_lyricgpt")  # which is asked for a run folder alone, and lies beside that
+    ours.add("training_lyricgpt")  # imported only for a run folder, where the project is installed
     used = {name.split(".")[0] for path in (PROJECT / "space").glob("*.py") for name in imports(path)}
     assert used - ours - set(sys.stdlib_module_names) == required
 
@@ -426,8 +426,8 @@ DOWNLOAD = "import sys; from huggingface_hub import *; snapshot_download('you/ti
 RUN = "import runpy; sys.path.insert(0, ''); runpy.run_path('app.py', run_name='__main__')"
 
 
-def test_a_published_demo_runs_from_its_own_files_and_writes_songs_of_its_model(tiny_run, hub, tmp_path, browser):
-    """In a process that has what a Space has: its files and variables, a secret, nothing of this project or machine."""
+def test_a_published_demo_runs_from_its_own_files_and_writes_songs_with_its_model(tiny_run, hub, tmp_path, browser):
+    """The process has only what a Space has: files, variables and a secret, and nothing of this project or machine."""
     pushed = push_to(hub, tiny_run, "you/tiny", "--space")
     assert pushed.returncode == 0, pushed.stderr
     folder = tmp_path / "space"

@@ -1,4 +1,4 @@
-"""Stock models that compute exactly the same, and the published notebook's weights: what goes out and comes in computes the same."""
+"""Stock models and imported weights of the original notebook compute the same as the models they come from."""
 
 import json
 import pickle
@@ -45,7 +45,7 @@ CARD = lambda stock, difference: ""  # noqa: E731
 
 
 def random_model(variant, **options):
-    """A model whose every parameter, biases and norms included, is away from its initial value."""
+    """A model in which every parameter, including biases and norms, differs from its initial value."""
     options = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "block_size": 64} | options
     torch.manual_seed(0)
     config = LyricGPTConfig(variant=variant, vocab_size=len(ALPHABET) + 3, initializer_range=0.2, **options)
@@ -61,7 +61,7 @@ def tokens(tokenizer, text=TEXT):
 
 
 @pytest.mark.parametrize(("variant", "architecture"), [("classic", "GPT2LMHeadModel"), ("modern", "Qwen3ForCausalLM")])
-def test_a_stock_model_loads_without_this_project_and_without_trust(tmp_path, variant, architecture):
+def test_a_stock_model_loads_without_this_project_and_without_trust_remote_code(tmp_path, variant, architecture):
     tokenizer = LyricGPTTokenizer.from_alphabet(ALPHABET)
     model = random_model(variant)
     model.generation_config = generation_config(tokenizer)
@@ -118,7 +118,7 @@ def test_stock_models_are_compared_past_the_sliding_window():
 
 def test_a_head_bias_that_cannot_be_folded_is_refused_and_nothing_is_written(tmp_path):
     tokenizer = LyricGPTTokenizer.from_alphabet(ALPHABET)
-    model = random_model("classic", hidden_size=24)  # more characters than the width
+    model = random_model("classic", hidden_size=24)  # narrower than the alphabet
     with pytest.raises(LyricGPTError, match=r"42 characters, width 24"):
         write_stock(model, tokenizer, comparison_windows(model, tokens(tokenizer)), tmp_path / "stock", CARD)
     assert list(tmp_path.iterdir()) == []
@@ -150,7 +150,7 @@ def test_an_export_never_overwrites(tmp_path, tiny_run):
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["mine.txt"]
 
 
-def test_a_run_is_compared_on_its_held_out_songs(tmp_path, tiny_run):
+def test_a_run_and_its_stock_model_are_compared_on_validation_songs(tmp_path, tiny_run):
     result = python("-m", "training_lyricgpt.export", tiny_run, tmp_path / "stock")
     assert result.returncode == 0, result.stderr
     assert "1,024 characters of its held-out text" in result.stdout
@@ -199,7 +199,7 @@ class Block(nn.Module):
 
 
 class Notebook(nn.Module):
-    """The published notebook's model, by the names of its weights."""
+    """The original notebook's model, with the names of its weights."""
 
     def __init__(self, vocab_size, width=24, heads=3, layers=2, block_size=16, scale=None):
         super().__init__()
@@ -245,7 +245,7 @@ def test_the_published_weights_become_a_classic_model_that_computes_the_same(tmp
     theirs, weights, alphabet = notebook()
     result = python("-m", "training_lyricgpt.export", "--import_published", weights, alphabet, tmp_path / "model")
     assert result.returncode == 0, result.stderr
-    assert "--scaled_by n_embd" in result.stdout  # the weights do not tell which version it was
+    assert "--scaled_by n_embd" in result.stdout  # the weights do not show which version it was
     model = LyricGPTForCausalLM.from_pretrained(tmp_path / "model").eval()
     assert model.config.variant == "classic"
     tokenizer = LyricGPTTokenizer.from_pretrained(tmp_path / "model")
@@ -260,7 +260,7 @@ def test_the_older_notebook_divides_by_the_width(notebook):
 @pytest.mark.parametrize(
     "form", ["unsorted", "with a line break at the end", "list", "character_to_id", "id_to_character", "training text"]
 )
-def test_alphabets_come_in_many_forms(tmp_path, notebook, form):
+def test_an_alphabet_can_come_in_many_forms(tmp_path, notebook, form):
     order = ALPHABET[::-1] if form in ("unsorted", "with a line break at the end") else ALPHABET
     theirs, weights, path = notebook(order)
     if form == "training text":
@@ -309,7 +309,7 @@ def test_a_pickle_is_never_executed(tmp_path, notebook):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello world", b".", b"PK\x03\x04"])
-def test_a_file_that_is_no_state_dict_is_one_clear_error(tmp_path, notebook, content):
+def test_a_file_that_is_not_a_state_dict_gives_one_clear_error(tmp_path, notebook, content):
     _, _, alphabet = notebook()
     (tmp_path / "other.pt").write_bytes(content)
     with pytest.raises(LyricGPTError, match="not a plain state dict"):
@@ -317,7 +317,7 @@ def test_a_file_that_is_no_state_dict_is_one_clear_error(tmp_path, notebook, con
 
 
 @pytest.mark.parametrize("value", ["[1, 2]", "5", "null", '{"x": "a"}', '{"a": 1, "b": 2}', '{"stoi": {}}', '[["a"]]'])
-def test_json_that_is_no_alphabet_is_one_clear_error(tmp_path, notebook, value):
+def test_json_that_is_not_an_alphabet_gives_one_clear_error(tmp_path, notebook, value):
     _, weights, _ = notebook()
     (tmp_path / "alphabet.json").write_text(value)
     with pytest.raises(LyricGPTError, match=r"alphabet|ids must be"):
@@ -335,7 +335,7 @@ def test_json_that_is_no_alphabet_is_one_clear_error(tmp_path, notebook, value):
         (lambda state: state.clear(), r"has no token_embedding_table\.weight"),
     ],
 )
-def test_any_other_model_is_refused_by_its_first_difference(notebook, change, message):
+def test_any_other_model_is_refused_with_its_first_difference(notebook, change, message):
     theirs, weights, alphabet = notebook()
     state = dict(theirs.state_dict())
     change(state)

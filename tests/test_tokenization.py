@@ -1,4 +1,4 @@
-"""The tokenizer: nothing is lost, both paths agree, and its saved form loads anywhere."""
+"""The tokenizer loses nothing, both ways to encode agree, and a saved one loads anywhere."""
 
 import json
 import random
@@ -19,7 +19,7 @@ def tokenizer():
 
 
 def scalar(tokenizer, text):
-    """The ids by the ordinary door, as a corpus is read."""
+    """The ids from an ordinary call that reads special tokens as characters, as in a corpus."""
     return tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids
 
 
@@ -61,7 +61,7 @@ def test_the_vectorised_path_gives_the_same_ids(special_tokens):
         assert part.tolist() == scalar(tokenizer, text)
 
 
-def test_large_alphabets_take_wider_ids():
+def test_large_alphabets_use_wider_ids():
     tokenizer = LyricGPTTokenizer.from_alphabet(map(chr, range(0x4E00, 0x4E00 + 300)))
     ids, _ = tokenizer.encode_corpus(["一丁"])
     assert ids.dtype == np.uint16
@@ -84,7 +84,7 @@ def test_without_unk_unknown_characters_are_an_error_that_names_them():
             encode("aQ☃b")
 
 
-def test_a_special_spelling_is_characters_in_a_corpus_and_a_token_in_a_prompt(tokenizer):
+def test_the_spelling_of_a_special_token_is_characters_in_a_corpus_and_a_token_in_a_prompt(tokenizer):
     assert len(scalar(tokenizer, "<|endoftext|>")) == 13
     assert tokenizer("<|endoftext|>").input_ids == [0]
 
@@ -93,7 +93,7 @@ def test_nothing_is_added_to_a_text(tokenizer):
     assert tokenizer("ab").input_ids == scalar(tokenizer, "ab")
 
 
-def test_offsets_and_padding_and_truncation_on_both_sides(tokenizer):
+def test_offsets_are_given_and_padding_and_truncation_work_on_both_sides(tokenizer):
     assert tokenizer("a b", return_offsets_mapping=True).offset_mapping == [(0, 1), (1, 2), (2, 3)]
     batch = tokenizer(["abc", "a"], padding=True)
     assert batch.input_ids[1][:2] == [2, 2]  # on the left, where generation wants it
@@ -139,7 +139,7 @@ print(json.dumps(ids[0]))
 """
 
 
-def test_saved_it_loads_with_and_without_its_code_and_gives_the_same_ids(tokenizer, tmp_path):
+def test_a_saved_tokenizer_loads_with_and_without_its_code_and_gives_the_same_ids(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     text = "a  <|endoftext|> é☃\r\n𝄞 .!"
     result = isolated(COMPARE, tmp_path, text)

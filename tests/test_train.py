@@ -1,4 +1,4 @@
-"""The training command, as a user runs it: what it leaves, going on, stopping, other machines' settings."""
+"""The training command as a user runs it: what it writes, resuming, stopping, other recipes, trackers."""
 
 import json
 import re
@@ -43,7 +43,7 @@ TIMES = {"chars_per_second", "mfu", "elapsed_seconds", "evaluation_seconds"}
 
 
 def record_but_for_times(folder):
-    """The bytes of `metrics.jsonl` without the figures that a clock gave."""
+    """The text of `metrics.jsonl` without times and speeds."""
     number = r"[-+.e\d]+"
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     return re.sub(rf'"({"|".join(TIMES)})": {number}', r'"\1": …', text)
@@ -82,7 +82,7 @@ def test_each_evaluation_is_a_line_of_metrics_and_of_the_table(tiny_run):
         assert f"{row['val_loss']:.4f}" in table
 
 
-def test_at_the_end_it_sings_and_says_where_everything_is(tiny_run):
+def test_at_the_end_a_run_prints_a_song_and_where_everything_is(tiny_run):
     output = (tiny_run.parent / "stdout.txt").read_text()
     assert "A song it just wrote:" in output
     assert f"model:  {tiny_run}" in output
@@ -106,7 +106,7 @@ def test_the_same_command_twice_gives_the_same_run(tiny_run, tmp_path):
     assert_same_run(tmp_path / "again", tiny_run)
 
 
-def test_a_complete_run_says_so_and_sings(tiny_run):
+def test_a_complete_run_says_so_and_prints_a_song(tiny_run):
     before = (tiny_run / "metrics.jsonl").read_text()
     result = assert_succeeds(train(output_dir=tiny_run))
     assert "is complete: 20 steps" in result.stdout
@@ -114,7 +114,7 @@ def test_a_complete_run_says_so_and_sings(tiny_run):
     assert (tiny_run / "metrics.jsonl").read_text() == before
 
 
-def test_a_run_goes_on_with_more_steps_and_equals_the_run_that_never_stopped(tmp_path):
+def test_a_run_that_resumes_with_more_steps_equals_one_that_never_stopped(tmp_path):
     schedule = {"lr_schedule": "constant"}  # the only one that does not depend on max_steps
     assert_succeeds(train(output_dir=tmp_path / "whole", **schedule))
     assert_succeeds(train(output_dir=tmp_path / "parts", max_steps=10, **schedule))
@@ -135,7 +135,7 @@ def test_a_run_without_its_last_checkpoint_goes_back_and_writes_every_step_once(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number, tmp_path):
+def test_after_a_signal_a_run_finishes_its_step_saves_and_says_how_to_resume(number, tmp_path):
     values = TINY | {"max_steps": 400, "eval_interval": 200, "lr_schedule": "constant"}
     command = [sys.executable, "train_hf.py", *options(**values, output_dir=tmp_path / "stopped")]
     process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -187,7 +187,7 @@ def test_accumulating_gradients_changes_nothing_but_rounding(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curves_of_one_and_go_on_as_one(tmp_path):
+def test_two_processes_give_the_same_curves_as_one_and_each_can_resume_the_other(tmp_path):
     values = {"dropout": 0.0, "lr_schedule": "constant"}
     two = TINY | values | {"output_dir": tmp_path / "two"}
     result = assert_succeeds(run([*TWO_PROCESSES, "train_hf.py", *options(**two)]))
@@ -199,7 +199,7 @@ def test_two_processes_give_the_curves_of_one_and_go_on_as_one(tmp_path):
         assert other["val_loss"] == pytest.approx(one["val_loss"], abs=1e-4)
     more = {"max_steps": 30}
     assert "resuming from step 20" in assert_succeeds(train(**values | more, output_dir=tmp_path / "two")).stdout
-    # And the other way: what one process saved, two go on with.
+    # And the other way round: two processes resume what one has saved.
     command = [*TWO_PROCESSES, "train_hf.py", *options(**TINY | values | more, output_dir=tmp_path / "one")]
     assert "resuming from step 20" in assert_succeeds(run(command)).stdout
     for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
@@ -225,14 +225,14 @@ def test_the_published_recipe_runs_on_a_csv_in_its_schema(tmp_path, make_songs):
     assert json.loads((tmp_path / "run" / "generation_config.json").read_text())["bos_token_id"] == 0
 
 
-def test_early_stopping_stops(tmp_path):
-    # A learning rate of nothing: the first evaluation stays the best.
+def test_early_stopping_stops_a_run(tmp_path):
+    # With next to no learning rate, the first evaluation stays the best.
     result = train(output_dir=tmp_path / "run", early_stopping=2, learning_rate=1e-12, max_steps=1000, eval_interval=5)
     assert "early stopping: no better validation loss in 2 evaluations" in assert_succeeds(result).stdout
     assert len(metrics(tmp_path / "run")) < 10
 
 
-def test_eval_only_gives_the_figures_of_the_best_evaluation_and_writes_nothing(tiny_run):
+def test_eval_only_prints_the_figures_of_the_best_evaluation_and_writes_nothing(tiny_run):
     before = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")}
     result = assert_succeeds(train("--eval_only", output_dir=tiny_run))
     best = min(metrics(tiny_run), key=lambda row: row["val_loss"])
@@ -253,7 +253,7 @@ def test_tensorboard_gets_the_names_of_the_metrics(tmp_path):
     assert logged == {row["step"]: pytest.approx(row["val_loss"]) for row in metrics(tmp_path / "run")}
 
 
-def test_trackio_keeps_a_run_that_goes_on_as_one_run(tmp_path, monkeypatch):
+def test_trackio_keeps_a_resumed_run_as_one_run(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     folder = tmp_path / "run"
     assert_succeeds(train(output_dir=folder, tracker="trackio", max_steps=10))

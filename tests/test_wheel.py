@@ -1,4 +1,4 @@
-"""The project as others install it: a wheel, in an environment and a folder of its own."""
+"""The project as others install it: from a wheel, in another environment and folder."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel of the files that Git knows, built away from them."""
+    """A wheel built from a copy of the project."""
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".*", "runs", "*.egg-info", "__pycache__", "tests")
     shutil.copytree(PROJECT, folder / "source", ignore=ignored)
@@ -27,7 +27,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
-    """An environment with the wheel, and this one's packages but the project."""
+    """An environment with the wheel and with all packages of this one except the project."""
     folder = tmp_path_factory.mktemp("environment")
     assert_succeeds(run([sys.executable, "-m", "venv", folder]))
     pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -48,7 +48,7 @@ def test_a_wheel_holds_every_module_template_list_and_configuration(wheel):
     assert wanted | {"train_hf.py", "push_to_hub.py"} <= names
 
 
-def test_an_installed_project_trains_sings_and_publishes_in_any_folder(environment, tmp_path):
+def test_an_installed_project_trains_writes_songs_and_publishes_in_any_folder(environment, tmp_path):
     def command(name, *arguments):
         return run([environment / "bin" / name, *arguments], cwd=tmp_path)
 
