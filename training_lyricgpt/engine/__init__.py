@@ -1,1 +1,1 @@
-"""What training needs of a machine: optimizers, evaluation, checkpoints, plans."""
+"""Optimizers, fast code for CPUs, evaluation, checkpoints and cost estimates."""

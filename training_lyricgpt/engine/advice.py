@@ -1,54 +1,58 @@
-"""Advice on small corpora: how many epochs a run may read before its validation loss turns, and what to change.
+"""Advice for small corpora: after how many epochs the validation loss is likely to rise, and what to change.
 
-Measured with `benchmarks/recipe.py` at 4 x 192, 1,000 steps or more: the epoch after which the validation loss was lowest.
+The table shows the epoch with the lowest validation loss, measured with `benchmarks/recipe.py` (4 layers of width 192,
+1,000 steps or more).
 
 | corpus (training characters) | recipe | dropout 0 | dropout 0.2 |
 |---|---|---|---|
-| embedded songs (202,957) | modern: Muon at 0.02 | 4.0 | 11.1 |
+| sample songs (202,957) | modern: Muon at 0.02 | 4.0 | 11.1 |
 | hymns (265,470) | modern: Muon at 0.02 | 3.1 | 7.7 |
-| embedded songs | modern: AdamW at 2e-3, cosine | 9.1 | 12.1 |
-| embedded songs | classic: AdamW at 3e-4 | 22 | more than 20 |
+| sample songs | modern: AdamW at 2e-3, cosine | 9.1 | 12.1 |
+| sample songs | classic: AdamW at 3e-4 | 22 | more than 20 |
 
-The rule fitted to them is a rule of thumb: it knows neither the size of the model nor the kind of text. Where it was wrong
-it was so by less than a factor of two: a larger model (10.7 million parameters, Muon, dropout 0.1) turned after 4 epochs
-where it says 6, the published run of 6 x 384 on 303,000 characters after about 80 where it says 58. What it says helped on
-the embedded songs (lowest validation loss of the modern recipe): 1,000 steps without dropout 1.492, 250 steps 1.463; with
-dropout 0.2 1,000 steps 1.419, 500 steps 1.385.
+`epochs_that_help` is a rule of thumb fitted to this table. It ignores the size of the model and the kind of text. So
+far it was off by less than a factor of two: the loss of a larger model (10.7 million parameters, Muon, dropout 0.1)
+rose after 4 epochs where the rule says 6, and that of the original notebook's run (6 layers of width 384, 303,000
+characters) after about 80 where it says 58.
+
+Following the advice helped on the sample songs. The lowest validation losses of the modern recipe were, without
+dropout, 1.492 with 1,000 steps and 1.463 with 250; with dropout 0.2, 1.419 with 1,000 steps and 1.385 with 500.
 """
 
 import math
 
 from ..arguments import ModelArguments, OptimizationArguments
 
-# Epochs without dropout at a learning rate; they go with its inverse square root.
+# (epochs without dropout, learning rate). The epochs are proportional to 1 / sqrt(learning rate).
 TURNS_AFTER = {"muon": (4.0, 0.02), "adamw": (9.0, 2e-3)}
-DROPOUT = 0.2  # multiplies the epochs by
+# This much dropout multiplies the epochs by DROPOUT_GAIN.
+DROPOUT = 0.2
 DROPOUT_GAIN = 2.5
-# A run that ends a little later than that is left alone: its learning rate has mostly come down by then.
+# A run that is only a little too long gets no advice: its learning rate is already low by then.
 TOLERANCE = 1.25
-# With Muon 0.5 held off the turn: 1.505 at step 500 where 0.01 was at 1.790, and 1.483 at best for 1.492 (embedded songs).
-# AdamW's is the usual choice of the field, not measured here.
+# With Muon on the sample songs, 0.5 instead of 0.01 lowered the validation loss at step 500 from 1.790 to 1.505, and
+# the lowest from 1.492 to 1.483. AdamW's value is the usual choice of the field. We have not measured it.
 WEIGHT_DECAY = {"muon": 0.5, "adamw": 0.1}
 
 
 def epochs(args: OptimizationArguments, block_size: int, characters: int) -> float:
-    """How often a run reads each training character."""
+    """Returns how often a run reads each training character."""
     return args.max_steps * args.batch_size * block_size / characters
 
 
 def epochs_that_help(args: OptimizationArguments, dropout: float) -> float:
-    """After how many epochs, about, the validation loss of such a run would turn."""
+    """Returns after about how many epochs the validation loss of such a run starts to rise."""
     turn, rate = TURNS_AFTER[args.optimizer]
     own = args.muon_learning_rate if args.optimizer == "muon" else args.learning_rate
     return turn * math.sqrt(rate / own) * DROPOUT_GAIN ** (dropout / DROPOUT)
 
 
 def advise(args: OptimizationArguments, shape: ModelArguments, dropout: float, characters: int) -> str | None:
-    """What to change if the corpus is too small for the run; None if it is not.
+    """Returns what to change if the corpus is too small for the run, or None if it is large enough.
 
     Args:
-        dropout: What the model has, which for `shape.dropout` None is the variant's.
-        characters: Training characters.
+        dropout: The model's dropout. (`shape.dropout` is None if it is the variant's default.)
+        characters: Number of training characters.
     """
     reads, lasts = epochs(args, shape.block_size, characters), epochs_that_help(args, dropout)
     if reads <= TOLERANCE * lasts:
@@ -57,26 +61,27 @@ def advise(args: OptimizationArguments, shape: ModelArguments, dropout: float, c
     a_step = args.batch_size * shape.block_size
 
     def steps(count: float) -> int:
-        """A number of steps that a person would choose, and no less than the warm-up needs."""
+        """Converts epochs to a round number of steps, at least twice the warm-up."""
         exact = count * characters / a_step
         digits = max(0, math.floor(math.log10(exact)) - 1) if exact >= 1 else 0
         return max(1, 2 * args.warmup_steps, round(exact / 10**digits) * 10**digits)
 
     lines = [
-        f"advice: the corpus is small for this run. An epoch is {characters:,} characters, {characters / a_step:.3g} steps, and "
-        f"it is read {reads:.3g} times; with {args.optimizer} at {rate:g} and dropout {dropout:g} the validation loss tends to "
-        f"turn after about {lasts:.2g} epochs. What helps:"
+        f"advice: the corpus is small for {args.max_steps:,} steps, so the model may learn it by heart. An epoch is "
+        f"{characters:,} characters ({characters / a_step:.3g} steps), and this run reads the corpus {reads:.3g} times. "
+        f"With {args.optimizer}, learning rate {rate:g} and dropout {dropout:g}, the validation loss usually starts to "
+        f"rise after about {lasts:.2g} epochs. What helps:"
     ]
     if dropout < DROPOUT:
         lasts_longer = epochs_that_help(args, DROPOUT)
         shorter = f" --max_steps {steps(lasts_longer)}" if steps(lasts_longer) < args.max_steps else ""
-        lines.append(f"  --dropout {DROPOUT}{shorter}: that lasts about {lasts_longer:.2g} epochs")
+        lines.append(f"  --dropout {DROPOUT}{shorter}: the loss then rises after about {lasts_longer:.2g} epochs")
     if steps(lasts) < args.max_steps:
-        come_down = "" if args.lr_schedule == "constant" else ", and the learning rate has come down when they end"
+        come_down = "" if args.lr_schedule == "constant" else ", and the learning rate comes down in time"
         lines.append(f"  --max_steps {steps(lasts)}: fewer steps{come_down}")
     if args.weight_decay < WEIGHT_DECAY[args.optimizer]:
-        lines.append(f"  --weight_decay {WEIGHT_DECAY[args.optimizer]}: the turn comes later")
+        lines.append(f"  --weight_decay {WEIGHT_DECAY[args.optimizer]}: the loss rises later")
     if not shape.init_from:
-        lines.append("  --init_from with a model of other songs: a small corpus then needs to teach less")
-    lines.append("(fewer steps can be given to this run as well; the rest needs another --output_dir)")
+        lines.append("  --init_from a model trained on other songs: it has less left to learn from yours")
+    lines.append("(You can lower --max_steps for this run. The other changes need a new --output_dir.)")
     return "\n".join(lines)

@@ -1,10 +1,11 @@
-"""Checkpoints that resume exactly, and hold nothing that loading could execute.
+"""Checkpoints from which a run resumes exactly. They hold only data, so loading one never runs code.
 
 Notable:
-- Safetensors and JSON with checksums. `Accelerator.save_state` pickles optimizer and generator states; here batches and
-  dropout are functions of (seed, step), so weights, optimizer moments and a step number are the whole state.
-- A checkpoint is written beside its place and renamed into it: it is there whole or not at all.
-- A damaged checkpoint is said to be so, and the one before it is used.
+- A checkpoint is safetensors and JSON files with checksums. (`Accelerator.save_state` pickles optimizer and generator
+  states.) Batches and dropout are functions of (seed, step), so weights, optimizer moments and the step number are the
+  whole state.
+- A checkpoint is written under a temporary name and then renamed, so it is either complete or missing.
+- A damaged checkpoint is reported, and the one before it is used.
 """
 
 import hashlib
@@ -32,11 +33,11 @@ NAME = re.compile(r"step-(\d{8})")
 
 @dataclass
 class Checkpoint:
-    """A checkpoint whose files are whole.
+    """A checkpoint whose files match their checksums.
 
     Attributes:
-        step: Optimizer steps taken.
-        state: What `save_checkpoint` was given besides.
+        step: Number of optimizer steps taken.
+        state: The `state` that was given to `save_checkpoint`.
     """
 
     folder: Path
@@ -45,9 +46,9 @@ class Checkpoint:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors, and what of it is not a tensor.
+    """Returns an optimizer's state: its tensors by name, and its other values by name.
 
-    Hyperparameters are not part of it: they follow from the configuration and the step.
+    Hyperparameters are left out, because they follow from the configuration and the step.
     """
     tensors, values = {}, {}
     for index, entries in optimizer.state_dict()["state"].items():
@@ -62,7 +63,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], values: dict[str, Any]
 ) -> None:
-    """Puts back what `optimizer_tensors` took out."""
+    """Loads a state that `optimizer_tensors` returned into an optimizer."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **values}.items():
         index, key = name.split(".", 1)
@@ -71,7 +72,7 @@ def restore_optimizer(
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies in a run's `checkpoints` folder."""
+    """Returns the path of a step's checkpoint in a run's `checkpoints` folder."""
     return folder / f"step-{step:08d}"
 
 
@@ -82,14 +83,14 @@ def save_checkpoint(
     optimizers: list[torch.optim.Optimizer],
     state: dict[str, Any],
 ) -> Path:
-    """Writes `folder/step-XXXXXXXX/` and removes all but the newest two checkpoints up to it.
+    """Writes `folder/step-XXXXXXXX/` and deletes all checkpoints except this one and the one before it.
 
     Args:
         folder: The run's `checkpoints` folder.
-        state: What comes back with the checkpoint: see `TrainingState`.
+        state: What else to save: see `TrainingState`.
 
     Raises:
-        LyricGPTError: it cannot be written; earlier checkpoints are untouched.
+        LyricGPTError: the checkpoint cannot be written. Earlier checkpoints are untouched.
     """
     target = checkpoint_path(folder, step)
     try:
@@ -117,9 +118,9 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         raise LyricGPTError(
             f"the checkpoint of step {step} could not be written to {folder}: {error}. Earlier checkpoints are "
-            "untouched; mend the cause and run the same command again"
+            "untouched. Fix the cause and run the same command again"
         ) from error
-    # One of a later step is damaged, or this run would have gone on from it.
+    # A checkpoint of a later step must be damaged: otherwise this run would have resumed from it.
     kept = [path for path in list_checkpoints(folder) if path.name <= target.name][:KEEP]
     for old in list_checkpoints(folder):
         if old not in kept:
@@ -133,21 +134,21 @@ def _record_checksum(record: dict[str, Any]) -> str:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, newest first."""
+    """Returns the checkpoints of a run, newest first."""
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Checks a checkpoint's files against their checksums.
+    """Reads a checkpoint's record and checks its files against their checksums.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: the checkpoint is damaged. The message says how.
     """
     try:
         text = read_text_of(folder / "state.json")
-        record = parse_record(text, SavedCheckpoint, folder / "state.json", "it is passed over")
+        record = parse_record(text, SavedCheckpoint, folder / "state.json", "it is skipped")
         if record["record_sha256"] != _record_checksum(json.loads(text)):
             raise ValueError("state.json does not match its checksum")
         for name, expected in record["sha256"].items():
@@ -159,7 +160,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, if any, and a sentence for each damaged one that was passed over."""
+    """Returns the newest undamaged checkpoint, if any, and a sentence about each damaged one that was skipped."""
     complaints = []
     for path in list_checkpoints(folder):
         try:
@@ -170,16 +171,18 @@ def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def load_checkpoint(checkpoint: Checkpoint, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    """Puts weights and optimizer states back.
+    """Loads a checkpoint's weights and optimizer states into `model` and `optimizers`.
 
     Raises:
-        LyricGPTError: the checkpoint is of another model.
+        LyricGPTError: the checkpoint belongs to a different model.
     """
     record = json.loads((checkpoint.folder / "state.json").read_text(encoding="utf-8"))
     try:
         model.load_state_dict(load_file(checkpoint.folder / "model.safetensors"))
         for index, (optimizer, values) in enumerate(zip(optimizers, record["optimizers"], strict=True)):
             restore_optimizer(optimizer, load_file(checkpoint.folder / f"optimizer-{index}.safetensors"), values)
-    except Exception as error:  # torch raises what it pleases at a state that is not its own
+    except Exception as error:  # torch raises many kinds of errors if a state does not fit
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise LyricGPTError(f"{checkpoint.folder} does not fit this configuration: {what}") from error
+        raise LyricGPTError(
+            f"{checkpoint.folder} does not fit this configuration: {what}. Choose another --output_dir"
+        ) from error

@@ -1,18 +1,20 @@
 """Forward and backward passes for training on a CPU in float32: attention, dropout, RMSNorm, rotary positions, SwiGLU.
 
 Notable:
-- On a CPU everything but the matrix products is bound by memory: an operation that writes to memory of its own takes four
-  times as long as one that writes to a buffer in the caches. So these passes work in place, keep little for the
-  backward pass and compute the rest again.
-- torch draws a dropout mask on a CPU one Bernoulli number at a time: 7.4 ns each, a quarter of a step of the published
-  model. Here a 64-bit word of the same generator is cut into four lanes of 16 bits, each kept or dropped by a threshold:
-  1.1 ns. The probability is rounded to 1/65536, and the scale of what is kept follows the rounded one.
-- Attention goes by blocks of rows, each with the columns that it sees only: no work above the diagonal or left of a
-  sliding window. torch's falls back to attention written out when there is dropout.
-- `cpu_kernels(model)` puts them into a model for the time of a block and takes them out again; the model's own code, and
-  what is sampled, saved and shipped, knows nothing of them. They are for whole windows without padding or cache.
+- On a CPU, everything except matrix products is limited by memory: an operation that writes to new memory takes four
+  times as long as one that writes to a buffer in the caches. So these passes work in place, save little for the
+  backward pass, and recompute the rest.
+- torch draws a dropout mask on a CPU one Bernoulli number at a time. At 7.4 ns per number, this takes a quarter of a
+  step of the original notebook's model. Here, each 64-bit word from the same generator is split into four 16-bit lanes,
+  and a threshold decides whether each lane is kept or dropped: 1.1 ns per number. The probability is rounded to
+  1/65536, and the scale of the kept elements follows the rounded probability.
+- Attention processes blocks of rows, each with only the columns that it can see. So it does no work above the diagonal
+  or left of a sliding window. torch's own attention computes the whole score matrix if there is dropout.
+- `cpu_kernels(model)` replaces a model's forward methods inside a `with` block and restores them afterwards. The
+  model's own code does not use these kernels, and nor does sampling or anything that is saved or published. They only
+  support whole windows, without padding and without a cache.
 
-Times are of 8 windows of 256 at 6 heads of 64 on two cores.
+Times were measured with 8 windows of 256 characters and 6 heads of size 64, on two cores.
 """
 
 import contextlib
@@ -30,7 +32,7 @@ from modeling_lyricgpt.modeling_lyricgpt import LyricGPTAttention, LyricGPTMLP, 
 
 from ..arguments import OptimizationArguments
 
-BLOCK_ROWS = 64  # attention with 32 or 128 takes as long to a tenth, with 256 a third longer
+BLOCK_ROWS = 64  # with 32 or 128, attention takes the same time to within 10%; with 256, a third longer
 LANE = 2**16
 
 Tensor = torch.Tensor
@@ -42,7 +44,7 @@ def _buffer(elements: int, slot: int, dtype: torch.dtype, device: torch.device) 
 
 
 def scratch(like: Tensor, slot: int) -> Tensor:
-    """Memory of the shape of `like` that stays in the caches; what another call left in it is gone."""
+    """Returns a reused buffer with the shape of `like`, which stays in the caches. The next use overwrites it."""
     return _buffer(like.numel(), slot, like.dtype, like.device).view(like.shape)
 
 
@@ -51,15 +53,15 @@ def scratch(like: Tensor, slot: int) -> Tensor:
 
 
 def drop_threshold(p: float) -> tuple[int, float]:
-    """Of 65536 lanes the number that is dropped, and the factor that makes up for them."""
+    """Returns how many of a lane's 65536 values are dropped, and the factor that scales kept elements to make up for it."""
     dropped = min(max(1, round(p * LANE)), LANE - 1)
     return dropped, LANE / (LANE - dropped)
 
 
 def draw_kept(like: Tensor, dropped: int) -> Tensor:
-    """A mask of the shape of `like`, uint8: each element is 1 with probability `1 - dropped / 65536`, else 0.
+    """Draws a uint8 mask with the shape of `like`: each element is 1 with probability `1 - dropped / 65536`, else 0.
 
-    Torch's generator moves on. To multiply floats by bytes takes a third of the time of multiplying them by bools.
+    This advances torch's generator. Multiplying floats by bytes takes a third of the time of multiplying them by bools.
     """
     count = like.numel()
     words = torch.empty((count + 3) // 4, dtype=torch.int64, device=like.device).random_(-(2**63), None)
@@ -68,7 +70,7 @@ def draw_kept(like: Tensor, dropped: int) -> Tensor:
 
 
 class Dropout(torch.autograd.Function):
-    """Of any shape; keeps a mask of bytes."""
+    """Dropout for any shape. Saves only a mask of bytes for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
@@ -91,7 +93,7 @@ class Dropout(torch.autograd.Function):
 def row_blocks(
     length: int, window: int, dtype: torch.dtype, device: torch.device
 ) -> list[tuple[int, int, int, Tensor]]:
-    """For each block of rows: its first and last, its first column, and what is added to its scores (0 or -inf)."""
+    """Returns for each block of rows: start row, end row, first column, and the mask added to its scores (0 or -inf)."""
     blocks = []
     for start in range(0, length, BLOCK_ROWS):
         end = min(length, start + BLOCK_ROWS)
@@ -104,9 +106,9 @@ def row_blocks(
 
 
 class Attention(torch.autograd.Function):
-    """Causal attention of `(B, heads, T, head_dim)`, contiguous, each row seeing `window` columns, itself included.
+    """Causal attention of contiguous `(B, heads, T, head_dim)` tensors. Each row sees `window` columns, including its own.
 
-    The output is `(B, T, heads, head_dim)`, as the output projection reads it.
+    The output has the shape `(B, T, heads, head_dim)`, which the output projection needs.
     """
 
     @staticmethod
@@ -191,9 +193,9 @@ def attention_forward(
     past_key_values: None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """In place of `LyricGPTAttention.forward`; the mask that was made for it is not needed."""
+    """Replaces `LyricGPTAttention.forward`. It ignores the attention mask: `Attention` masks by position."""
     if past_key_values is not None:
-        raise ValueError("the kernels of training do not know a cache")
+        raise ValueError("the CPU kernels for training do not support a cache")
     shape = (*hidden_states.shape[:-1], -1, self.head_dim)
     query, key, value = (project(hidden_states).view(shape) for project in (self.q_proj, self.k_proj, self.v_proj))
     if position_embeddings is None:
@@ -217,7 +219,7 @@ def attention_forward(
 
 
 class RMSNorm(torch.autograd.Function):
-    """Over the last dimension; keeps its input and a number a row."""
+    """RMSNorm over the last dimension. Saves its input and one number per row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -237,7 +239,7 @@ class RMSNorm(torch.autograd.Function):
 
 
 class SwiGLU(torch.autograd.Function):
-    """`silu(gate) * up`; keeps both, and neither of what it computes from them."""
+    """`silu(gate) * up`. Saves only `gate` and `up`, and recomputes the rest."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -255,10 +257,10 @@ class SwiGLU(torch.autograd.Function):
 
 
 class Perceptron(torch.autograd.Function):
-    """`relu(x @ up.T + up_bias) @ down.T + down_bias`, of rows; keeps its input and what comes out of the relu.
+    """`relu(x @ up.T + up_bias) @ down.T + down_bias` for each row. Saves its input and the output of the ReLU.
 
-    In place of torch's own operations because a relu in place, after a `Linear` of more than two dimensions, copies
-    gradients twice, and one out of place writes to new memory.
+    It replaces torch's own operations: an in-place ReLU after a `Linear` with more than two dimensions copies gradients
+    twice, and an out-of-place ReLU writes to new memory.
     """
 
     @staticmethod
@@ -279,17 +281,17 @@ class Perceptron(torch.autograd.Function):
 
 
 def dropout_forward(self: nn.Dropout, x: Tensor) -> Tensor:
-    """In place of `nn.Dropout.forward`."""
+    """Replaces `nn.Dropout.forward`."""
     return Dropout.apply(x, self.p) if self.training and self.p else x
 
 
 def rms_norm_forward(self: LyricGPTRMSNorm, hidden_states: Tensor) -> Tensor:
-    """In place of `LyricGPTRMSNorm.forward`."""
+    """Replaces `LyricGPTRMSNorm.forward`."""
     return RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)
 
 
 def mlp_forward(self: LyricGPTMLP, hidden_states: Tensor) -> Tensor:
-    """In place of `LyricGPTMLP.forward`."""
+    """Replaces `LyricGPTMLP.forward`."""
     if self.gate_proj is None:
         if type(self.act_fn) is not nn.ReLU:
             return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
@@ -309,17 +311,17 @@ FORWARDS: dict[type[nn.Module], Callable] = {
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# In a model
+# Using the kernels in a model
 
 
 def fits(args: OptimizationArguments, accelerator: Accelerator) -> bool:
-    """Whether a run trains with these kernels: float32 on a CPU, and no compiler that makes its own."""
+    """Returns whether a run uses these kernels: in float32 on a CPU, without torch.compile (which makes its own)."""
     return accelerator.device.type == "cpu" and accelerator.mixed_precision == "no" and not args.compile
 
 
 @contextlib.contextmanager
 def cpu_kernels(model: nn.Module, enabled: bool = True) -> Iterator[None]:
-    """Inside the block, the model computes with these kernels."""
+    """Makes `model` compute with these kernels inside the `with` block."""
     replaced = [module for module in model.modules() if enabled and type(module) in FORWARDS]
     for module in replaced:
         module.forward = MethodType(FORWARDS[type(module)], module)

@@ -1,9 +1,8 @@
-"""The machine a run finds itself on: cores, memory, accelerator, and being asked to stop.
+"""Adapts a run to its machine (cores, memory, accelerator) and notices when it should stop.
 
 Notable:
-- `accelerate launch` without a GPU gives each process one core; each takes its share of all.
-- A launcher that is killed leaves its process behind, unsignalled: a run stops when its launcher is gone. So do the workers of
-  a process that is killed.
+- `accelerate launch` without a GPU gives each process one core. Here, each process takes an equal share of all cores.
+- A killed launcher sends its processes no signal, so a run checks whether its launcher still exists and stops if not.
 """
 
 import contextlib
@@ -24,19 +23,20 @@ from ..arguments import ModelArguments, OptimizationArguments, RunArguments
 from ..processes import core_count
 from ..terminal import Output
 
-# Elements of a hidden state `(B, T, hidden_size)` that a micro-batch has at most on a CPU. At 6 x 384 on two cores with
-# 1 MiB of second-level cache each, 4 to 16 windows of 256 are equally fast, and 64 a tenth slower.
+# On a CPU, the hidden states `(B, T, hidden_size)` of a micro-batch have at most this many elements. With 6 layers of
+# width 384 on two cores with 1 MiB of second-level cache each, 4 to 16 windows of 256 are equally fast. 64 are 10%
+# slower.
 CACHED_ELEMENTS = 2**20
 
 
 def use_all_cores() -> None:
-    """Gives each local process its share of the cores; `accelerate launch` without a GPU gives each only one."""
+    """Gives each process on this machine an equal share of the cores."""
     if os.environ.get("OMP_NUM_THREADS", "") in ("", "1"):
         torch.set_num_threads(max(1, core_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def keep_freed_memory() -> None:
-    """Keeps glibc from handing every large buffer back to the system and faulting it in again at the next step."""
+    """Stops glibc from returning large buffers to the system, which would cause page faults at every step."""
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of <malloc.h>
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(mmap_max, 0)
@@ -44,31 +44,31 @@ def keep_freed_memory() -> None:
 
 
 def start_accelerator(args: OptimizationArguments, run: RunArguments) -> Accelerator:
-    """The accelerator of this machine, with the tracker that was asked for; progress bars are seen on a terminal alone.
+    """Returns this machine's accelerator, with the tracker of `run`. Hides progress bars unless this is a terminal.
 
     Raises:
-        LyricGPTError: this machine or the optimizer cannot compute in the precision that was asked for.
+        LyricGPTError: this machine or the optimizer does not support the chosen precision.
     """
     use_all_cores()
     keep_freed_memory()
     wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
     accelerator = Accelerator(
-        # Several processes on a CPU find each other only if told that it is one.
+        # Several processes on a CPU only find each other if `cpu` is set.
         cpu=wants_cpu or not torch.accelerator.is_available(),
         mixed_precision=args.mixed_precision,
         log_with=None if run.tracker == "none" else run.tracker,
         project_dir=run.output_dir,
     )
-    transformers.utils.logging.disable_progress_bar()  # a run has a bar of its own
+    transformers.utils.logging.disable_progress_bar()  # a run shows its own bar
     if not (accelerator.is_main_process and sys.stderr.isatty()):
         datasets.disable_progress_bars()
     if accelerator.mixed_precision == "fp16" and (accelerator.device.type == "cpu" or args.optimizer == "muon"):
-        raise LyricGPTError("mixed_precision fp16 needs a GPU and the optimizer adamw; use bf16, or no")
+        raise LyricGPTError("mixed_precision fp16 needs a GPU and the optimizer adamw; choose bf16 or no")
     return accelerator
 
 
 def start_tracker(accelerator: Accelerator, run: RunArguments, settings: dict[str, Any]) -> None:
-    """Begins to track a run, or goes on with it, where a tracker was asked for."""
+    """Starts or resumes the run's tracker, if it has one."""
     if run.tracker != "none":
         names = {"trackio": {"name": run.output_dir, "resume": "allow"}, "wandb": {"name": run.output_dir}}
         known = {name: value for name, value in settings.items() if value is not None}
@@ -76,10 +76,10 @@ def start_tracker(accelerator: Accelerator, run: RunArguments, settings: dict[st
 
 
 def micro_batch_count(args: OptimizationArguments, shape: ModelArguments, accelerator: Accelerator) -> int:
-    """Micro-batches that each process divides its share of a batch into.
+    """Returns how many micro-batches each process divides its share of a batch into.
 
     Raises:
-        LyricGPTError: `batch_size` cannot be divided like that.
+        LyricGPTError: `batch_size` cannot be divided that way.
     """
     processes, parts = accelerator.num_processes, args.gradient_accumulation_steps
     share = args.batch_size // processes
@@ -91,13 +91,13 @@ def micro_batch_count(args: OptimizationArguments, shape: ModelArguments, accele
     if args.batch_size % (processes * parts):
         raise LyricGPTError(
             f"batch_size {args.batch_size} is not divisible by {processes} process(es) x "
-            f"{parts} gradient_accumulation_steps = {processes * parts}"
+            f"{parts} gradient_accumulation_steps = {processes * parts}; choose a multiple of {processes * parts}"
         )
     return parts
 
 
 def another_process_ended(error: RuntimeError) -> bool:
-    """Whether an error says that a process of the same run is gone: gloo has no class of error for it."""
+    """Returns whether an error means that another process of this run has ended. gloo has no error class for this."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return False
@@ -105,14 +105,14 @@ def another_process_ended(error: RuntimeError) -> bool:
 
 
 class Stop:
-    """Whether the run was asked to stop: by a signal, or because its launcher or the reader of its output is gone.
+    """Notices when the run should stop: on a signal, or if its launcher or the reader of its output is gone.
 
-    A terminal that closes (SIGHUP) asks too, unless `nohup` has told this process to ignore that.
+    Closing the terminal (SIGHUP) also stops the run, unless `nohup` made this process ignore it.
     """
 
     def __init__(self, output: Output):
         self.number, self.output = 0, output
-        # A launcher that is killed leaves its process behind, unsignalled.
+        # A killed launcher sends its processes no signal.
         self.launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)  # (Windows has no SIGHUP)
@@ -125,12 +125,12 @@ class Stop:
         self.number = number
         if os.environ.get("LOCAL_RANK", "0") == "0":
             with contextlib.suppress(OSError):  # the terminal may be gone
-                os.write(2, b"\nstopping after this step; once more stops at once\n")
+                os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
 
     def requested(self, accelerator: Accelerator, is_logging: bool) -> signal.Signals | None:
-        """The signal that any process got, the same answer on every process; SIGTERM if the launcher is gone.
+        """Returns the signal that any process received, the same on every process. SIGTERM if the launcher is gone.
 
-        Several GPUs ask each other at logging steps only: asking makes each wait for all of them.
+        With several GPUs, it only checks at logging steps, because all processes wait for each other to do so.
         """
         if self.launcher is not None and os.getppid() != self.launcher:
             self.number = self.number or signal.SIGTERM

@@ -1,10 +1,11 @@
 """`environment.json`: what a run was trained with.
 
 Notable:
-- Versions and devices are noted when training starts: the process that draws a card later may have others.
-- A start adds an entry only if it differs from the one before it, so that a run that was interrupted keeps the record of
-  one that never was. What a start left undone is dropped with the steps that it left undone.
-- Neither the machine's name nor a path is in it.
+- Versions and devices are recorded when training starts, because the process that makes the model card later may have
+  different ones.
+- A start adds an entry only if it differs from the one before it. So an interrupted run has the same record as one that
+  was never interrupted. If a run resumes from an earlier step, entries from that step on are dropped.
+- It contains no machine name and no paths.
 """
 
 import platform
@@ -26,12 +27,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def read_environment(folder: Path) -> list[dict[str, Any]]:
-    """The entries of `environment.json` in order; none where there is no such file.
+    """Returns the entries of `environment.json` in order, or none if there is no such file.
 
     Raises:
         LyricGPTError: the file is damaged.
     """
-    remedy = "restore it, or remove it: it is only read for the card"
+    remedy = "restore it, or delete it: only the model card needs it"
     entries = read_record(folder / ENVIRONMENT, list[Start], remedy) if (folder / ENVIRONMENT).exists() else []
     return sorted(entries, key=lambda entry: entry["from_step"])
 
@@ -39,11 +40,11 @@ def read_environment(folder: Path) -> list[dict[str, Any]]:
 def note_start(
     folder: Path, accelerator: Accelerator, step: int, max_steps: int, eval_interval: int, init_from: str | None = None
 ) -> None:
-    """Writes what this process trains with from `step` on, unless the one before it trained with the same."""
+    """Records what this process trains with from `step` on, unless the entry before it says the same."""
     entries = read_environment(folder)
     now = describe_environment(accelerator) | {"max_steps": max_steps, "eval_interval": eval_interval}
     if init_from:
-        # What it began with may be gone by now, and a folder's name may look like one of the Hub.
+        # When a run resumes, the model it started from may be gone, and a folder's name may look like a Hub id.
         kinds = [entry["init_from"] for entry in entries if "init_from" in entry]
         now["init_from"] = kinds[0] if kinds else "folder" if step or Path(init_from).exists() else "hub"
     entries = [entry for entry in entries if entry["from_step"] < step]
@@ -53,7 +54,7 @@ def note_start(
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Versions and device."""
+    """Returns versions and device."""
     device = accelerator.device
     return {
         "python": platform.python_version(),
@@ -76,19 +77,19 @@ def known_version(package: str) -> str | None:
 
 
 def project_commit() -> str | None:
-    """The commit of this project's clone, with `-dirty` where files differ from it; None if it is no clone."""
+    """Returns the commit of this project's clone, with `-dirty` if files were changed, or None if it is not a clone."""
     if not (PROJECT / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    except OSError:  # no git here
+    except OSError:  # git is not installed
         return None
     return result.stdout.strip() or None
 
 
 def processor_name() -> str:
-    """The kind of processor, as it names itself."""
+    """Returns the processor's own name for itself."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,11 +1,11 @@
-"""Loss, accuracy and bits a character of a model on fixed windows of a split.
+"""Measures a model's loss, accuracy and bits per character on fixed windows of a split.
 
 Notable:
-- The windows are the same at every evaluation, so curves are quiet and comparable; they are sharded over the processes.
-- Accuracy goes through an `evaluate` metric that takes counts a batch: given single characters, `evaluate` needs
-  seconds for a million of them.
-- Figures are a token: a character, or the end of a song where the corpus marks it. Headers that name artist and title are
-  read and not counted, so that figures are of lyrics alone, with headers or without.
+- The windows are the same at every evaluation, so curves are smooth and comparable. The processes share them.
+- Accuracy is an `evaluate` metric that takes counts per batch. With single characters, `evaluate` needs seconds for a
+  million of them.
+- Figures are per token: a character, or the end of a song if the corpus marks it. Headers with artist and title are
+  read but not counted, so figures describe the lyrics alone, with or without headers.
 """
 
 import math
@@ -22,11 +22,11 @@ from torch import nn
 from ..corpus.streams import TokenizedCorpus, TokenStream, evaluation_offsets
 
 SPLIT_NAMES = {"train": "train", "val": "validation"}
-IGNORED = -100  # the label of a character that is not counted
+IGNORED = -100  # label of a character that is not counted
 
 
 class NextCharacterAccuracy(evaluate.Metric):
-    """Share of next characters predicted exactly, from counts: `predictions` are hits, `references` are characters."""
+    """Share of next characters predicted exactly. It takes counts: `predictions` of hits, `references` of characters."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -54,15 +54,15 @@ def evaluate_split(
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """Figures of a model on the windows at `offsets`, the same on every process.
+    """Returns a model's figures on the windows at `offsets`, the same on every process.
 
     Args:
-        offsets: Where each window begins, shape `(windows,)`; each process reads its share.
-        batch_size: Windows a forward pass on one process.
-        should_stop: Asked before each forward pass, equally often on every process.
+        offsets: Where each window begins, shape `(windows,)`. Each process reads its share.
+        batch_size: Windows per forward pass on one process.
+        should_stop: Called before each forward pass, equally often on every process.
 
     Returns:
-        `loss` (nats a token), `accuracy` (0 to 1), `bits_per_char`; None if it was to stop.
+        `loss` (nats per token, lower is better), `accuracy` (0 to 1) and `bits_per_char`, or None if it was stopped.
     """
     was_training = model.training
     model.eval()
@@ -73,7 +73,7 @@ def evaluate_split(
         if stopped := should_stop():
             break
         if start >= len(mine):
-            continue  # others have one more
+            continue  # other processes have another batch, and call should_stop again
         offsets_here = mine[start : start + batch_size]
         windows = stream.windows(offsets_here, block_size).to(accelerator.device)
         labels = windows[:, 1:]
@@ -99,7 +99,7 @@ def evaluate_split(
 
 
 def windows_to_evaluate(corpus: TokenizedCorpus, seed: int, windows: int, block_size: int) -> dict[str, np.ndarray]:
-    """Where the windows of an evaluation begin, `train` and `val`: see `evaluation_offsets`."""
+    """Returns where the windows of an evaluation begin, for `train` and `val`: see `evaluation_offsets`."""
     return {
         split: evaluation_offsets(seed, name, windows, len(getattr(corpus, name)), block_size)
         for split, name in SPLIT_NAMES.items()
@@ -115,11 +115,11 @@ def evaluate_model(
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """Figures of a model on both splits, by names like `val_loss`; None if it was to stop.
+    """Returns a model's figures on both splits, with names like `val_loss`, or None if it was stopped.
 
     Args:
         offsets: See `windows_to_evaluate`.
-        batch_size: Windows of a step of training, over all processes and micro-batches.
+        batch_size: Windows per training step, over all processes and micro-batches.
         should_stop: See `evaluate_split`.
     """
     size, figures = batch_size // accelerator.num_processes // accelerator.gradient_accumulation_steps, {}

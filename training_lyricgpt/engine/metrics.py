@@ -1,6 +1,6 @@
-"""`metrics.jsonl`, the one record of a run's evaluations, and what is said of them.
+"""`metrics.jsonl`, the record of a run's evaluations, and the lines that are printed about them.
 
-`curves.png`, `samples.txt` and the card are drawn from it, so that they agree with each other after any interruption.
+`curves.png`, `samples.txt` and the model card are made from it, so they agree with each other after any interruption.
 """
 
 import json
@@ -14,21 +14,23 @@ from ..wording import duration
 METRICS = "metrics.jsonl"
 
 
-SAMPLE_CHARACTERS = 300  # of the song at each evaluation
+SAMPLE_CHARACTERS = 300  # length of the song at each evaluation
 
 
-# Validation loss above its best by this many nats, in two evaluations or more, is overfitting and not noise.
+# If the validation loss is this many nats above its best in two evaluations or more, that is overfitting, not noise.
 OVERFITTING_MARGIN = 0.01
 
 
 TABLE_HEAD = (
+    "loss: in nats per character (lower is better); bits/char: the val loss in bits\n"
+    "acc: share of characters guessed right; val: on text that the model never learns from\n"
     f"{'step':>7}  {'train loss':>10}  {'val loss':>9}  {'train acc':>9}  {'val acc':>8}  {'bits/char':>9}"
     f"  {'learn. rate':>11}  {'chars/s':>9}"
 )
 
 
 def table_line(row: dict[str, Any]) -> str:
-    """One evaluation as a line under `TABLE_HEAD`."""
+    """Returns one evaluation as a line under `TABLE_HEAD`."""
     return (
         f"{row['step']:>7}  {row['train_loss']:>10.4f}  {row['val_loss']:>9.4f}  {row['train_accuracy']:>9.4f}"
         f"  {row['val_accuracy']:>8.4f}  {row['val_bits_per_char']:>9.4f}  {row['learning_rate']:>11.2e}"
@@ -37,50 +39,50 @@ def table_line(row: dict[str, Any]) -> str:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The evaluations of a run in order; none if there is no record.
+    """Returns the evaluations of a run in order, or none if there is no record.
 
     Raises:
-        LyricGPTError: a line is damaged. The file is written whole, so that is no crash but somebody's doing.
+        LyricGPTError: a line is damaged. The file is written atomically, so a crash cannot cause this.
     """
     path = folder / METRICS
     text = read_text_of(path) if path.exists() else ""
-    lines = text.removesuffix("\n").split("\n") if text else []  # (a sample may hold line breaks of other kinds)
+    lines = text.removesuffix("\n").split("\n") if text else []  # (a sample may contain other kinds of line breaks)
     return [parse_record(line, Evaluation, path, "restore it", number) for number, line in enumerate(lines, start=1)]
 
 
 def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes all evaluations, atomically, one JSON object a line."""
+    """Writes all evaluations atomically, one JSON object per line."""
     write_text(folder / METRICS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def best_evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The evaluation with the lowest validation loss, the earliest of equals."""
+    """Returns the evaluation with the lowest validation loss, or the first of them if several are equal."""
     return min(rows, key=lambda row: row["val_loss"])
 
 
 def overfitting(rows: list[dict[str, Any]]) -> str | None:
-    """A sentence if the validation loss has turned while the training loss goes on falling, in two evaluations or more."""
+    """Returns a warning if the validation loss rose while the training loss fell, in two evaluations or more."""
     best = best_evaluation(rows)
     later = [row for row in rows if row["step"] > best["step"]]
     rise = min((row["val_loss"] - best["val_loss"] for row in later[-2:]), default=0.0)
     if len(later) < 2 or rise < OVERFITTING_MARGIN or rows[-1]["train_loss"] >= best["train_loss"]:
         return None
     return (
-        f"overfitting: the validation loss was lowest at step {best['step']} ({best['val_loss']:.4f}) and has risen to "
-        f"{rows[-1]['val_loss']:.4f} while the training loss fell to {rows[-1]['train_loss']:.4f}. The run folder keeps "
-        f"the model of step {best['step']}; fewer steps, more dropout or more songs would help"
+        f"overfitting: the validation loss was lowest at step {best['step']} ({best['val_loss']:.4f}). Since then it has "
+        f"risen to {rows[-1]['val_loss']:.4f}, while the training loss fell to {rows[-1]['train_loss']:.4f}. The run folder "
+        f"keeps the model of step {best['step']}. Fewer steps, more dropout or more songs would help"
     )
 
 
 def describe_end(rows: list[dict[str, Any]]) -> str:
-    """What a finished run came to, in a line or two."""
+    """Summarizes a finished run in a line or two."""
     best = best_evaluation(rows)
-    line = f"best validation loss {best['val_loss']:.4f} at step {best['step']:,}; {time_spent(rows)}"
+    line = f"best validation loss: {best['val_loss']:.4f} at step {best['step']:,}; time: {time_spent(rows)}"
     sentence = overfitting(rows)
     return f"{line}\n{sentence}" if sentence else line
 
 
 def time_spent(rows: list[dict[str, Any]]) -> str:
-    """How long a run took, the starts of its processes apart, and the share of its evaluations."""
+    """Returns how long a run took, without starting its processes, and the share of evaluations in that."""
     seconds, evaluating = rows[-1]["elapsed_seconds"], sum(row.get("evaluation_seconds", 0.0) for row in rows)
-    return f"{duration(seconds)}, of it {evaluating / max(seconds, 1e-9):.0%} evaluations"
+    return f"{duration(seconds)} ({evaluating / max(seconds, 1e-9):.0%} of it evaluating)"

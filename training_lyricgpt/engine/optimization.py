@@ -2,10 +2,10 @@
 
 Notable:
 - The learning rate is a pure function of (configuration, step), so a schedule has no state to save.
-- AdamW is torch's own, fused where it can be. Muon (https://kellerjordan.github.io/posts/muon/) is ours: torch's
-  orthogonalises in bfloat16, which a CPU emulates; here it is float32, and matrices of one shape go through together, as
-  many as a CPU keeps in its caches.
-- Muon takes the matrices of the blocks; embeddings, head, norms and biases stay with AdamW.
+- AdamW is torch's own, fused where possible. Muon (https://kellerjordan.github.io/posts/muon/) is ours, because torch's
+  orthogonalizes in bfloat16, which a CPU emulates. Ours uses float32, and processes matrices of the same shape
+  together, as many as fit in a CPU's caches.
+- Muon updates the matrices of the layers. AdamW updates embeddings, head, norms and biases.
 """
 
 import math
@@ -21,12 +21,12 @@ from ..arguments import OptimizationArguments
 # Quintic Newton-Schulz coefficients of the Muon reference: they push all singular values into about [0.7, 1.2].
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-# Elements of the square matrices that go through together on a CPU.
+# On a CPU, the square matrices that are processed together have at most this many elements.
 CACHED_SQUARES = 4 * 384 * 384
 
 
 def schedule(args: OptimizationArguments, step: int) -> float:
-    """Learning rate of `step` (the first is 0) as a share of the peak, from 0 to 1; `min_learning_rate` apart."""
+    """Returns the learning rate of `step` (counted from 0) as a share of the peak, 0 to 1, without `min_learning_rate`."""
     if step < args.warmup_steps:
         return (step + 1) / args.warmup_steps
     if args.lr_schedule == "constant":
@@ -38,7 +38,7 @@ def schedule(args: OptimizationArguments, step: int) -> float:
 
 
 def learning_rate(args: OptimizationArguments, step: int, peak: float | None = None) -> float:
-    """Learning rate of a step: `peak` (AdamW's by default) by the schedule, ending at the same share of it as AdamW's."""
+    """Returns the learning rate of a step for a `peak` (default: AdamW's). It ends at the same share of it as AdamW's."""
     peak = args.learning_rate if peak is None else peak
     floor = args.min_learning_rate / args.learning_rate
     share = schedule(args, step)
@@ -47,12 +47,13 @@ def learning_rate(args: OptimizationArguments, step: int, peak: float | None = N
 
 @torch.no_grad()
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest (semi-)orthogonal matrices, roughly, by Newton-Schulz; shape `(N, rows, columns)`.
+    """Returns roughly the nearest (semi-)orthogonal matrices, by Newton-Schulz iteration; shape `(N, rows, columns)`.
 
-    It computes in float32, or in float64 for matrices of that type.
+    It computes in float32, or in float64 for float64 matrices.
 
-    Each step multiplies `x` from the left by a polynomial of `x @ x.mT`. A matrix twice as long as wide or longer waits
-    for the product of them all, which is small and square: 30% less work at 384 x 1024, and 4e-5 off.
+    Each step multiplies `x` from the left by a polynomial of `x @ x.mT`. If one side of a matrix is at least twice as
+    long as the other, the polynomials, which are small and square, are multiplied with each other first, and with `x`
+    only at the end. At 384 x 1024, that is 30% less work, and the result differs by 4e-5.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices if matrices.dtype == torch.float64 else matrices.float()
@@ -78,11 +79,11 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised: each matrix moves by the same amount in every direction.
+    """Momentum, orthogonalized: each update moves a matrix by the same amount in every direction.
 
     Args:
-        params: Parameters of two dimensions.
-        lr: Step size; a wide matrix's update is scaled by `sqrt(max(1, rows / columns))` as in the reference.
+        params: Parameters with two dimensions.
+        lr: Step size. An update is scaled by `sqrt(max(1, rows / columns))`, as in the reference.
         momentum: Nesterov momentum.
         weight_decay: Decoupled weight decay.
     """
@@ -111,7 +112,8 @@ class Muon(torch.optim.Optimizer):
                         state["momentum_buffer"] = torch.zeros_like(parameter)
                     buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                     updates.append(parameter.grad.lerp(buffer, group["momentum"]))
-                # A GPU takes all of them at once; on a CPU the squares of four of width 384 stay in its caches.
+                # A GPU processes all of them at once. On a CPU, the squares of four matrices of width 384 fit in the
+                # caches.
                 together = len(updates) if parameters[0].is_cuda else max(1, CACHED_SQUARES // min(shape) ** 2)
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 moves = [move for part in torch.stack(updates).split(together) for move in orthogonalize(part)]
@@ -122,19 +124,19 @@ class Muon(torch.optim.Optimizer):
 
 
 def uses_muon(args: OptimizationArguments, name: str, parameter: torch.Tensor) -> bool:
-    """Whether Muon takes a parameter: the matrices of the blocks."""
+    """Returns whether Muon updates a parameter: it updates the matrices of the layers."""
     return args.optimizer == "muon" and parameter.ndim == 2 and ".layers." in name
 
 
 def build_optimizers(
     args: OptimizationArguments, model: LyricGPTForCausalLM, scores_scaled_by: str = "head_size"
 ) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the blocks' matrices and AdamW for the rest.
+    """Builds AdamW for all parameters, or Muon for the layers' matrices and AdamW for the rest.
 
-    Each parameter group carries its own `peak_lr`.
+    Each parameter group has its own `peak_lr`.
 
     Args:
-        scores_scaled_by: What attention scores are divided by the root of: `"head_size"` or `"n_embd"`.
+        scores_scaled_by: Attention scores are divided by the square root of this: `"head_size"` or `"n_embd"`.
     """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     muon = {n: p for n, p in parameters.items() if uses_muon(args, n, p)}
@@ -146,8 +148,8 @@ def build_optimizers(
         {"params": plain, "weight_decay": 0.0},
     ]
     if scores_scaled_by == "n_embd":
-        # Scores divided by the root of the width and not of the head size: AdamW moves a smaller q_proj, which holds the
-        # factor, by steps as much smaller, so that it takes the path of the larger one.
+        # Scores are divided by the square root of the width instead of the head size. q_proj contains this factor, so
+        # its AdamW steps must be smaller by the same factor. Then it learns as it would without the factor.
         factor = model.config.num_attention_heads**-0.5
         queries = [p for n, p in rest.items() if ".q_proj." in n]
         groups[0]["params"] = [p for p in decayed if all(p is not query for query in queries)]

@@ -1,12 +1,12 @@
-"""What a run is going to take: parameters by part, FLOPs, epochs, memory, disk, and how fast this machine multiplies.
+"""Estimates what a run takes: parameters, FLOPs, epochs, memory, disk space, and the speed of this machine.
 
 Notable:
-- Memory of activations is counted, not guessed: one micro-batch goes through the model on torch's meta device, and what
-  autograd saves for the backward pass is added up. There attention is written out, so for a GPU, whose kernels keep
-  less, it is an upper bound.
-- Model FLOPs are those of PaLM's appendix B (https://arxiv.org/abs/2204.02311): six for each weight of a matrix and
-  character, and attention over the window that a layer sees. Utilisation is their share of the best rate of matrix
-  products measured on this machine, so it needs no table of devices.
+- Activation memory is counted: one micro-batch runs through the model on torch's meta device, and the tensors that autograd
+  saves for the backward pass are added up. On that device, attention saves its whole score matrix. A GPU's kernels save
+  less, so for a GPU the result is an upper bound.
+- Model FLOPs follow PaLM's appendix B (https://arxiv.org/abs/2204.02311): six per matrix weight and character, plus
+  attention over the window that a layer sees. Utilization is their share of the fastest matrix products measured on this
+  machine, so no table of devices is needed.
 """
 
 import shutil
@@ -28,16 +28,16 @@ from .advice import epochs
 from .cpu_kernels import cpu_kernels, fits
 from .optimization import uses_muon
 
-# Resident memory of Python, torch, transformers and datasets beside a model, and on a CPU what lies for a moment beside
-# activations. Against the largest resident sets of nine runs on Linux, from 2 x 32 to 8 x 768, the sum is never less and at
-# most 29% more.
+# BASE_MEMORY is the resident memory of Python, torch, transformers and datasets, in bytes. On a CPU, activations and
+# temporary tensors together take TEMPORARY times the memory of the activations. In nine runs on Linux, from 2 layers of
+# width 32 to 8 of width 768, the estimate was never below the largest resident set, and at most 29% above it.
 BASE_MEMORY = 0.55e9
 TEMPORARY = 2.5
 PROBE_SECONDS = 0.1
 
 
 def flops_per_character(config: LyricGPTConfig) -> float:
-    """Floating-point operations of one character's forward and backward pass."""
+    """Returns the floating-point operations of one character's forward and backward pass."""
     hidden, inner = config.hidden_size, config.intermediate_size
     mlp = (3 if config.variant == "modern" else 2) * hidden * inner
     weights = config.num_hidden_layers * (4 * hidden * hidden + mlp) + hidden * config.vocab_size
@@ -47,9 +47,9 @@ def flops_per_character(config: LyricGPTConfig) -> float:
 
 @torch.no_grad()
 def matrix_product_rate(config: LyricGPTConfig, accelerator: Accelerator) -> float:
-    """The best rate of matrix products of the model's shapes, over all processes, in FLOP/s.
+    """Measures the best rate of matrix products with the model's shapes, over all processes, in FLOP/s.
 
-    It takes half a second, on a CPU that needs longer for a single product a little more.
+    This takes half a second, or a little more on a CPU that is slow at a single product.
     """
     device, hidden, best = accelerator.device, config.hidden_size, 0.0
     on_cpu = device.type == "cpu"
@@ -76,7 +76,7 @@ def matrix_product_rate(config: LyricGPTConfig, accelerator: Accelerator) -> flo
 
 
 def timed(function: Callable, *arguments: Any) -> float:
-    """Seconds that a call takes; on a GPU until its last kernel."""
+    """Returns the seconds that a call takes. On a GPU, it waits until the returned tensor is computed."""
     started = time.perf_counter()
     result = function(*arguments)
     if isinstance(result, torch.Tensor):
@@ -90,7 +90,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
-    """Number of parameters of each kind of module, largest first."""
+    """Returns the number of parameters in each kind of module, largest first."""
     parts = {
         "embed_tokens": "character embeddings",
         "embed_positions": "position embeddings",
@@ -107,7 +107,7 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
 
 
 def activation_bytes(config: LyricGPTConfig, windows: int, kernels: bool) -> int:
-    """Bytes that autograd keeps of one micro-batch of `windows` whole windows in float32; nothing is computed."""
+    """Returns the bytes that autograd saves for one micro-batch of `windows` whole windows in float32. Computes nothing."""
     sizes: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -121,7 +121,7 @@ def activation_bytes(config: LyricGPTConfig, windows: int, kernels: bool) -> int
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
         with hooks, cpu_kernels(model, kernels):
-            # Whether there is a mask would be read from the values of positions, which are not there.
+            # Without this, the model would read the values of the positions to choose a mask. Meta tensors have no values.
             masks = dict.fromkeys(config.layer_types)
             output = model(input_ids=ids, attention_mask=masks, labels=ids, shift_labels=ids, use_cache=False)
     kept = sum(size for storage, size in sizes.items() if storage not in weights)
@@ -129,7 +129,7 @@ def activation_bytes(config: LyricGPTConfig, windows: int, kernels: bool) -> int
 
 
 def memory_bytes(args: OptimizationArguments, model: LyricGPTForCausalLM, accelerator: Accelerator) -> int:
-    """Bytes that a run needs on each process's device: weights, gradients, optimizer state and activations."""
+    """Returns the bytes that a run needs on each process's device: weights, gradients, optimizer state and activations."""
     windows = args.batch_size // accelerator.num_processes // accelerator.gradient_accumulation_steps
     activations = activation_bytes(model.config, windows, fits(args, accelerator))
     if accelerator.mixed_precision != "no":
@@ -142,7 +142,7 @@ def memory_bytes(args: OptimizationArguments, model: LyricGPTForCausalLM, accele
 
 
 def optimizer_bytes(args: OptimizationArguments, model: nn.Module) -> int:
-    """Bytes of AdamW's two moments, or of Muon's one for the matrices of the blocks."""
+    """Returns the bytes of AdamW's two moments, or of Muon's one for the matrices of the layers."""
     return sum(
         parameter.numel() * parameter.element_size() * (1 if uses_muon(args, name, parameter) else 2)
         for name, parameter in model.named_parameters()
@@ -150,13 +150,13 @@ def optimizer_bytes(args: OptimizationArguments, model: nn.Module) -> int:
 
 
 def disk_bytes(args: OptimizationArguments, model: nn.Module) -> int:
-    """Bytes that a run folder needs: two checkpoints and a third while it is written, the best weights likewise."""
+    """Returns the bytes that a run folder needs: two checkpoints and the best weights, plus one more of each during a save."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return 3 * (weights + optimizer_bytes(args, model)) + 2 * weights + 10_000_000
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space where `folder` is or will be."""
+    """Returns the free disk space where `folder` is or will be."""
     folder = folder.resolve()
     while not folder.exists():
         folder = folder.parent
@@ -166,17 +166,17 @@ def free_bytes(folder: Path) -> int:
 def describe_model(
     args: OptimizationArguments, model: LyricGPTForCausalLM, accelerator: Accelerator, folder: Path
 ) -> str:
-    """What is trained, and what a run in `folder` will need in memory and on disk, with a warning where the disk has less."""
+    """Describes the model and the memory and disk space that a run in `folder` needs, with a warning if the disk is full."""
     held = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) if folder.is_dir() else 0
     needed, free = disk_bytes(args, model), free_bytes(folder)
     text = (
         f"model: {model.config.variant}, {model.num_parameters():,} parameters; "
-        f"{plural(accelerator.num_processes, 'process', 'es')} on {accelerator.device.type}, precision "
-        f"{accelerator.mixed_precision}\nneeds: about {size(memory_bytes(args, model, accelerator))} of memory a process, {size(needed)} on disk "
-        f"({size(free)} are free)"
+        f"{plural(accelerator.num_processes, 'process', 'es')} on {accelerator.device.type}; mixed precision: "
+        f"{accelerator.mixed_precision}\nneeds: about {size(memory_bytes(args, model, accelerator))} of memory per process "
+        f"and {size(needed)} on disk ({size(free)} free)"
     )
     if free + held < needed:
-        text += f"\nwarning: {folder} has less free space than this run will need; make room or choose another"
+        text += f"\nwarning: the disk of {folder} has less free space than this run needs; free some, or choose another --output_dir"
     return text
 
 
@@ -190,13 +190,13 @@ def measure_plan(
     share: float,
     evaluations: int,
 ) -> str:
-    """The lines of `--plan`, for which a few steps and evaluations are measured.
+    """Measures a few steps and evaluations, and returns the lines of `--plan`.
 
     Args:
-        characters: Training characters.
-        train: Trains a step.
+        characters: Number of training characters.
+        train: Trains one step.
         evaluate: Evaluates the model on a `share` of an evaluation's windows.
-        evaluations: Of the run.
+        evaluations: Number of evaluations in the run.
     """
     rate = matrix_product_rate(model.config, accelerator)
     seconds = [timed(train, step) for step in range(4)]
@@ -208,12 +208,12 @@ def measure_plan(
 def describe_plan(
     args: OptimizationArguments, model: LyricGPTForCausalLM, characters: int, figures: dict[str, Any]
 ) -> str:
-    """The lines of `--plan`, but for advice.
+    """Returns the lines of `--plan`, without the advice.
 
     Args:
-        characters: Training characters.
-        figures: `step_seconds` and `evaluation_seconds`, measured; how many `evaluations` there are; and `rate`, FLOP/s of matrix
-            products.
+        characters: Number of training characters.
+        figures: The measured `step_seconds` and `evaluation_seconds`, the number of `evaluations`, and `rate`, the FLOP/s
+            of matrix products.
     """
     block_size = model.config.max_position_embeddings
     a_step = args.batch_size * block_size
@@ -224,12 +224,14 @@ def describe_plan(
     lines = ["parameters:"]
     lines += [f"  {count:>12,}  {part}" for part, count in parameters_by_part(model).items()]
     lines += [
-        f"  {model.num_parameters():>12,}  in all",
-        f"a step: {args.batch_size} windows of {block_size} = {a_step:,} characters, "
-        f"{flops * a_step / 1e12:.3g} TFLOP ({flops / 1e6:.3g} MFLOP a character)",
-        f"corpus: {characters:,} training characters, read {epochs(args, block_size, characters):.3g} times in {args.max_steps:,} steps",
-        f"speed here: {figures['step_seconds']:.3g} s a step (median of 3), {speed:,.0f} characters a second, "
-        f"{speed * flops / figures['rate']:.0%} of the {figures['rate'] / 1e9:,.0f} GFLOP/s of its matrix products",
-        f"time here: {duration(training + evaluating)}, of it {duration(evaluating)} for {evaluations} evaluations",
+        f"  {model.num_parameters():>12,}  total",
+        f"one step: {args.batch_size} blocks of {block_size} characters = {a_step:,} characters, "
+        f"{flops * a_step / 1e12:.3g} TFLOP ({flops / 1e6:.3g} MFLOP per character)",
+        f"corpus: {characters:,} training characters, read {epochs(args, block_size, characters):.3g} times in "
+        f"{args.max_steps:,} steps",
+        f"speed on this computer: {figures['step_seconds']:.3g} s per step (median of 3), {speed:,.0f} characters per second, "
+        f"{speed * flops / figures['rate']:.0%} of the {figures['rate'] / 1e9:,.0f} GFLOP/s that it reaches in matrix products",
+        f"time on this computer: about {duration(training + evaluating)} ({duration(evaluating)} of it for "
+        f"{plural(evaluations, 'evaluation')})",
     ]
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""Run folders and the models in them: opened, begun, written, exported."""
+"""Opens run folders, starts models, writes songs, and exports models."""

@@ -1,12 +1,13 @@
-"""Looks at a run folder, or a downloaded model, before anything in it is read: somebody else may have made it.
+"""Checks a run folder or a downloaded model before anything in it is read, because somebody else may have made it.
 
 Notable:
-- A link may lead to any file of this machine, and what is read of a run is published: links that leave the folder are
-  refused, and hard links, whose other name nobody can know. A model in huggingface_hub's cache is made of links
-  (`snapshots/x/file` -> `../../blobs/…`), which are followed no further than to that folder.
-- Nothing in the folder is ever run: this project's installed code is loaded with the folder's weights. So its code must be
-  this project's, of any version that was published (`published_code.txt` has their SHA-256): weights that were made with
-  other code would mean something else.
+- A link could lead to any file on this machine, and what is read from a run may be published. So links that leave the
+  folder are refused. Hard links are refused too, because nobody can know the file's other name. A model in
+  huggingface_hub's cache consists of links (`snapshots/x/file` -> `../../blobs/…`). They may only lead to that `blobs`
+  folder.
+- Code in the folder is never run: its weights are loaded with this project's installed code. Weights that were made with
+  other code would mean something else. So the code in the folder must be this project's, in any version that was published
+  (`published_code.txt` has their SHA-256).
 """
 
 import os
@@ -29,13 +30,13 @@ from ..files import UNFINISHED, hash_file
 from ..record_types import read_record
 from .settings import WeightsIndex
 
-# What a model consists of; nothing else is downloaded.
+# The files of a model. Nothing else is downloaded.
 MODEL_FILES = ("*.json", "*.safetensors", "*_lyricgpt.py", "custom_generate/*", "README.md")
 CHECKPOINTS = "checkpoints"
-BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # a checksum of Git or of LFS
+BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # a checksum of Git or LFS
 OWN_CLASS = re.compile(r"\w+_lyricgpt\.LyricGPT\w+")
 PUBLISHED_CODE = Path(__file__).with_name("published_code.txt")
-# Keys that make transformers fetch code or weights from elsewhere, or say that another key does.
+# Keys that make transformers fetch code or weights from elsewhere, or that give another key this meaning.
 FETCHING_KEYS = (
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
     "_experts_implementation", "_experts_implementation_internal", "quantization_config", "custom_pipelines",
@@ -45,10 +46,10 @@ INDEX = "model.safetensors.index.json"
 
 
 def model_folder(run: str) -> Path:
-    """The folder of a run, or of a model of the Hub, which is downloaded or lies in the cache already; it was looked at.
+    """Returns the checked folder of a run, or of a model on the Hub (downloaded if it is not in the cache).
 
     Raises:
-        LyricGPTError: there is none, or something in it is not what it should be.
+        LyricGPTError: there is no such model, or a check failed.
     """
     folder = Path(run)
     if not folder.is_dir():
@@ -58,25 +59,25 @@ def model_folder(run: str) -> Path:
         except (OSError, ValueError, RuntimeError) as error:
             raise LyricGPTError(f"no model could be loaded from {run!r}: {error}") from error
     if not (folder / "config.json").exists():
-        raise LyricGPTError(f"{run} holds no model (no config.json); has its first evaluation been reached?")
+        raise LyricGPTError(f"{run} contains no model (no config.json). A run has one after its first evaluation")
     check_links(folder)
     check_code(folder)
     return folder
 
 
 def refuse_missing(run: str) -> None:
-    """Raises LyricGPTError if a run was named by a path: one that does not begin with a folder may be a name on the Hub."""
+    """Raises LyricGPTError if `run` is a missing path in an existing folder. Any other name may be on the Hub."""
     place = Path(run).parent
     if not Path(run).exists() and place != Path() and place.is_dir():
         others = sorted(path.name for path in place.iterdir() if (path / "config.json").exists())
-        raise LyricGPTError(f"no such run folder: {run}; {place} holds {', '.join(others[:10]) or 'no model'}")
+        raise LyricGPTError(f"no such run folder: {run}. Models in {place}: {', '.join(others[:10]) or 'none'}")
 
 
 def check_links(folder: Path) -> None:
-    """Makes sure that every file of a folder lies in it; its checkpoints, which nothing but its own training reads, aside.
+    """Checks that no link leads out of a folder. Skips its checkpoints, which only its own training reads.
 
     Raises:
-        LyricGPTError: the first that does not, and what to do.
+        LyricGPTError: a link leads out of the folder. The message names the first one and says what to do.
     """
     home = folder.resolve()
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
@@ -86,11 +87,11 @@ def check_links(folder: Path) -> None:
             is_blob = real.parent == blobs and BLOB.fullmatch(real.name) is not None
             is_inside = home in real.parents
             status = path.stat()
-        except (OSError, RuntimeError):  # it leads nowhere, or in a circle
-            raise LyricGPTError(f"{path} is a link that leads nowhere; remove it, or restore the file") from None
+        except (OSError, RuntimeError):  # the link is broken or circular
+            raise LyricGPTError(f"{path} is a link to a missing file; delete it, or restore the file") from None
         if not (is_blob or is_inside):
             raise LyricGPTError(
-                f"{path} is a link to something outside of {folder}; if it belongs to this run, put a copy of it in its place"
+                f"{path} is a link to something outside of {folder}. If it belongs to this run, replace the link with a copy"
             )
         if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             raise LyricGPTError(
@@ -100,7 +101,7 @@ def check_links(folder: Path) -> None:
 
 
 def entries_of(folder: Path) -> Iterator[Path]:
-    """Everything in a folder at any depth, its checkpoints aside; folders that are links are named, and not entered."""
+    """Yields everything in a folder at any depth, except its checkpoints. Linked folders are yielded but not entered."""
     for parent, folders, files in os.walk(folder):
         if Path(parent) == folder and CHECKPOINTS in folders:
             folders.remove(CHECKPOINTS)
@@ -108,53 +109,53 @@ def entries_of(folder: Path) -> Iterator[Path]:
 
 
 def todays_code() -> dict[str, bytes]:
-    """The files of code that are published beside weights, by name."""
+    """Returns the code files that are published with the weights, by name."""
     packages = [Path(package.__file__).parent for package in (modeling_lyricgpt, tokenization_lyricgpt)]
     return {path.name: path.read_bytes() for package in packages for path in package.glob("*_lyricgpt.py")}
 
 
 def published_code() -> set[tuple[str, str]]:
-    """Name and SHA-256 of each file of code in each version that was ever published."""
+    """Returns the name and SHA-256 of each code file in every version that was published."""
     lines = PUBLISHED_CODE.read_text(encoding="utf-8").splitlines()
     return {(name, checksum) for checksum, name in map(str.split, lines)}
 
 
 def check_code(folder: Path) -> None:
-    """Makes sure that a folder's code is this project's, and that its configurations name no other.
+    """Checks that a folder's code is this project's, and that its configuration files name no other code.
 
     Raises:
-        LyricGPTError: the first file that is not, and what to do.
+        LyricGPTError: a check failed. The message names the first such file and says what to do.
     """
     today, published = todays_code(), published_code()
-    own = "LyricGPT runs nothing of it, and loads its own code with a folder's weights"
+    own = "LyricGPT never runs code from a folder, and loads the weights with its own code"
     for path in sorted(folder.glob("*_lyricgpt.py")):
         if path.read_bytes() != today.get(path.name) and (path.name, hash_file(path)) not in published:
             raise LyricGPTError(
-                f"{path} is not LyricGPT's code, of no version: somebody changed it. {own}: if you know that these weights "
-                "were made with LyricGPT's code, delete this file and run the same command again"
+                f"{path} is not LyricGPT's code in any version, so somebody changed it. {own}. If you know that these "
+                "weights were made with LyricGPT's code, delete this file and run the same command again"
             )
     for name in ("custom_generate", "adapter_config.json"):
         if (folder / name).exists():
             raise LyricGPTError(
-                f"{folder / name} would bring other code or weights; {own}: delete it to go on without it"
+                f"{folder / name} would bring other code or weights. {own}. Delete it to continue without it"
             )
-    read_settings(folder / INDEX, WeightsIndex)  # names no file elsewhere
+    read_settings(folder / INDEX, WeightsIndex)  # refuses the names of files elsewhere
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         values = read_settings(folder / name)
         for value in names_of_code(values.get("auto_map")):
             if not OWN_CLASS.fullmatch(value):
                 raise LyricGPTError(
-                    f"{folder / name} names code that is not LyricGPT's in its auto_map: {value!r}; {own}: delete auto_map there "
-                    "to go on without it"
+                    f"{folder / name} names code that is not LyricGPT's in its auto_map: {value!r}. {own}. Delete auto_map "
+                    "from that file to continue without it"
                 )
         if wrong := [key for key in FETCHING_KEYS if values.get(key) is not None]:
             raise LyricGPTError(
-                f"{folder / name} has a key {wrong[0]!r}, which could bring other code; delete it there"
+                f"{folder / name} has a key {wrong[0]!r}, which could bring other code; delete that key"
             )
 
 
 def names_of_code(auto_map: Any) -> list[str]:
-    """The names in an `auto_map`, whatever it is made of."""
+    """Returns all names in an `auto_map`, however it is nested."""
     names, parts = [], [auto_map]
     while parts:
         part = parts.pop()
@@ -166,10 +167,13 @@ def names_of_code(auto_map: Any) -> list[str]:
 
 
 def read_settings(path: Path, kind: Any = dict[str, Any]) -> Any:
-    """Settings that transformers wrote, those that a type of `settings` lists; empty if there is no such file.
+    """Reads a settings file that transformers wrote. Returns only the fields of `kind`; empty if there is no such file.
+
+    Args:
+        kind: A type from `settings`.
 
     Raises:
-        LyricGPTError: they are none, or one of them is not what it should be.
+        LyricGPTError: the file is damaged, or one of its values is wrong.
     """
     return read_record(path, kind) if path.exists() else {}
 
@@ -178,10 +182,10 @@ WEIGHTS = "model.safetensors"
 
 
 def export_model(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, folder: str | Path) -> None:
-    """Writes model, tokenizer and code into a run folder; other files in it stay.
+    """Writes model, tokenizer and code into a run folder, and keeps other files in it.
 
     Raises:
-        OSError: it cannot be written; what was there is still whole.
+        OSError: a file cannot be written. The files that were there are still complete.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

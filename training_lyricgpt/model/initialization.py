@@ -1,13 +1,13 @@
-"""The model that a run begins with: fresh, or with the weights and the alphabet of another.
+"""Builds the model that a run starts with: a new one, or one with the weights and the alphabet of another model.
 
 Notable:
-- `init_from` grows the alphabet where the new corpus needs it. Ids follow the alphabet and so may change: rows of
-  embedding and head go along with their characters, and a new character begins with the mean of all rows (what
-  transformers' `resize_token_embeddings` takes for the mean of its draws).
-- The shape is that of the model begun with; only dropout is the new run's. Headers of artist and title go on too, unless the
-  command line says otherwise.
-- Such a run saves its first checkpoint at once and then needs the model it began with no more: that may be gone, or
-  trained on.
+- `init_from` adds characters to the alphabet if the new corpus needs them. Ids follow the order of the alphabet, so they may
+  change. Rows of embedding and head move with their characters. A new character starts with the mean of all rows
+  (transformers' `resize_token_embeddings` uses it as the mean of its random rows).
+- The new model has the same shape as the one it starts from. Only dropout comes from the new run. Headers with artist and
+  title are kept too, unless the command line says otherwise.
+- Such a run saves its first checkpoint at once. From then on it doesn't need the model it started from, which may be deleted
+  or trained further.
 """
 
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ from ..record_types import Corpus, read_record
 from ..wording import plural
 from .loading import generation_config, load_run
 
-# Parameters with a row for each character.
+# Parameters with one row per character.
 BY_CHARACTER = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
-# What a saved configuration says of its file and not of its model.
+# Entries of a saved configuration that describe the file, not the model.
 NOT_SHAPE = ("auto_map", "architectures", "dtype", "model_type", "transformers_version", "_name_or_path")
 
 
 @dataclass
 class Parent:
-    """The model that a run begins with.
+    """The model that a run starts from.
 
     Attributes:
-        alphabet: Its characters.
+        alphabet: The characters that it knew before this run.
     """
 
     model: LyricGPTForCausalLM
@@ -47,7 +47,7 @@ class Parent:
 
     @property
     def shape(self) -> dict[str, str | int | bool | None]:
-        """The settings of a run that say a model's shape, as this model has them."""
+        """The settings that define a model's shape, with this model's values."""
         config = self.model.config
         return {
             "variant": config.variant,
@@ -60,20 +60,20 @@ class Parent:
         }
 
     def describe_new(self, tokenizer: LyricGPTTokenizer) -> str | None:
-        """What is new to it of an alphabet, if anything."""
+        """Says which characters of `tokenizer` this model did not know, or returns None if it knew all."""
         if new := sorted(set(tokenizer.alphabet).difference(self.alphabet)):
             return f"did not know {plural(len(new), 'character')} of this corpus: {describe_characters(new)}"
         return None
 
     @property
     def conditioning(self) -> str | None:
-        """The headers that its songs begin with; None if no run has such."""
+        """The value of the setting `conditioning` that fits its songs' headers, or None if none does."""
         template = self.tokenizer.init_kwargs.get("song_template")
         return next((kind for kind, known in SONG_TEMPLATES.items() if known == template), None)
 
 
 def load_parent(init_from: str | None, folder: Path) -> Parent | None:
-    """The model of `init_from`, if any; once a run in `folder` has begun with it, that run's own.
+    """Loads the model of `init_from`, if any. If the run in `folder` has already started from it, loads that run's model.
 
     Raises:
         LyricGPTError: there is no such model.
@@ -96,7 +96,7 @@ def load_parent(init_from: str | None, folder: Path) -> Parent | None:
 def build_model(
     args: ModelArguments, seed: int, tokenizer: LyricGPTTokenizer, parent: Parent | None = None
 ) -> LyricGPTForCausalLM:
-    """A model for an alphabet: freshly initialised, the same for the same seed, or with `parent`'s weights."""
+    """Builds a model for an alphabet, with `parent`'s weights or with new ones that depend only on the seed."""
     transformers.set_seed(seed)
     shape = {
         "variant": args.variant,
@@ -130,10 +130,10 @@ def build_model(
 
 @torch.no_grad()
 def initialize_as_torch(model: LyricGPTForCausalLM, scores_scaled_by: str) -> None:
-    """Draws all weights anew as PyTorch's modules do: embeddings of deviation 1, uniform matrices and biases.
+    """Draws all weights again as PyTorch does by default: normal embeddings (deviation 1), uniform matrices and biases.
 
-    With scores divided by the root of the width, the query projection is born smaller by the root of the number of heads,
-    which makes the same scores; `build_optimizers` lets it learn slower by as much.
+    If scores are divided by the square root of the width, the query projection is made smaller by the square root of the
+    number of heads, which gives the same scores. `build_optimizers` makes it learn more slowly by the same factor.
     """
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
@@ -145,7 +145,7 @@ def initialize_as_torch(model: LyricGPTForCausalLM, scores_scaled_by: str) -> No
 
 @torch.no_grad()
 def copy_weights(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, parent: Parent) -> None:
-    """Puts the weights of `parent` into `model`, rows by character; characters new to it get the mean of all rows."""
+    """Copies the weights of `parent` into `model`. Rows stay with their characters; new ones get the mean of all rows."""
     old_ids, ids = parent.tokenizer.get_vocab(), tokenizer.get_vocab()
     known = [token for token in ids if token in old_ids]
     to = torch.tensor([ids[token] for token in known])

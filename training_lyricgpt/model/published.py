@@ -1,11 +1,12 @@
-"""Reads the published notebook's model: a plain state dict and an alphabet become a `classic` LyricGPT.
+"""Imports the original notebook's model: turns a plain state dict and an alphabet into a `classic` LyricGPT.
 
 Notable:
-- Nothing is unpickled: `.safetensors`, or a `.pt` that `torch.load` reads with `weights_only=True`.
-- That model has one small matrix a head; they are stacked into one projection here. Its causal masks are left out.
-- The notebook exists in two versions, and the weights do not tell which: attention scores are divided by the root of
-  the head's size, or (in the older one) of the model's width. LyricGPT does the former; for the latter the query
-  weights are scaled to make up for it.
+- No code in the file can run: it is `.safetensors`, or a `.pt` that `torch.load` reads with `weights_only=True`.
+- The notebook's model has one small matrix per head. Here they are stacked into one projection. Its causal masks are left
+  out.
+- There are two versions of the notebook, and the weights don't show which one made them. Attention scores are divided by
+  the square root of the head size or, in the older version, of the width. LyricGPT uses the head size. For the older
+  version, the query weights are scaled to make up for it.
 """
 
 import json
@@ -20,14 +21,14 @@ from tokenization_lyricgpt import LyricGPTTokenizer
 
 from .. import LyricGPTError
 
-# What training scripts put a state dict under when they save more than that.
+# Keys under which training scripts save a state dict if they save other things too.
 NESTED = ("model_state_dict", "state_dict", "model")
-# Attention scores are divided by the root of this.
+# Attention scores are divided by the square root of one of these.
 SCALES = ("head_size", "n_embd")
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a `.pt`, `.pth` or `.safetensors` file by name, without executing anything in it.
+    """Reads the tensors of a `.pt`, `.pth` or `.safetensors` file by name, without running code from it.
 
     Raises:
         LyricGPTError: there is no such file, or it is not a plain state dict.
@@ -39,11 +40,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch and safetensors make of bytes that are something else
+    except Exception as error:  # torch and safetensors raise many kinds of errors
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise LyricGPTError(
-            f"{path} is not a plain state dict of tensors (nothing else is read, because reading it could execute code): "
-            f"{reason}. Save one with torch.save(model.state_dict(), …)"
+            f"{path} is not a plain state dict of tensors: {reason}. (Other files are not read, because that could run "
+            "code.) Save one with torch.save(model.state_dict(), …)"
         ) from error
     for name in NESTED:
         if isinstance(state, dict) and isinstance(state.get(name), dict):
@@ -51,10 +52,13 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
-        raise LyricGPTError(f"{path} holds a {type(state).__name__}, not a state dict of tensors by name")
+        raise LyricGPTError(
+            f"{path} contains a {type(state).__name__}, not a state dict of tensors. Save one with "
+            "torch.save(model.state_dict(), …)"
+        )
     renamed = {re.sub(r"^(_orig_mod\.|module\.)+", "", name): value for name, value in state.items()}
     if len(renamed) < len(state):
-        raise LyricGPTError(f"{path} holds the same weight under two names")
+        raise LyricGPTError(f"{path} contains the same weight under two names; delete one of them")
     for name, value in renamed.items():
         if value.layout != torch.strided or not value.is_floating_point() or not torch.isfinite(value).all():
             raise LyricGPTError(f"{path}: {name} is not a tensor of finite numbers ({value.dtype}, {value.layout})")
@@ -62,13 +66,13 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_alphabet(path: Path, size: int) -> list[str]:
-    """The characters in the order of their ids.
+    """Reads the characters of an alphabet, in the order of their ids.
 
-    The file is a JSON list of characters, a JSON object (character to id, or id to character), a text that holds each
-    character once in the order of ids, or the training text itself, whose sorted characters are the alphabet.
+    The file is a JSON list of characters, a JSON object (character to id, or id to character), a text with each character
+    once in the order of the ids, or the training text itself, whose sorted characters are the alphabet.
 
     Raises:
-        LyricGPTError: it does not give `size` characters.
+        LyricGPTError: the file does not have `size` different characters.
     """
     if not path.is_file():
         raise LyricGPTError(f"no such file: {path}")
@@ -85,49 +89,51 @@ def read_alphabet(path: Path, size: int) -> list[str]:
                 )
             entries = [entries[index] for index in range(len(entries))]
         if not isinstance(entries, str) and not all(isinstance(entry, str) and len(entry) == 1 for entry in entries):
-            raise TypeError("it holds something else than single characters")
+            raise TypeError("it contains something other than single characters")
     except (ValueError, TypeError) as error:
         raise LyricGPTError(f"{path} cannot be read as an alphabet: {error}") from error
     if isinstance(entries, str) and len(entries) == size + 1 and len(set(entries)) == size:
-        entries = entries.removesuffix("\n")  # which an editor added
+        entries = entries.removesuffix("\n")  # added by an editor
     characters = list(entries)
     if isinstance(entries, str) and len(set(characters)) < len(characters):
         characters = sorted(set(characters))
     if len(characters) != size or len(set(characters)) != size:
         raise LyricGPTError(
-            f"{path} gives {len(set(characters))} distinct characters, and the model has {size}; give the training text, or "
-            "the characters in the order of their ids, each once, without a line break at the end that is none of them"
+            f"{path} has {len(set(characters))} distinct characters, but the model has {size}. Use the training text, or a "
+            "file with each character once in the order of the ids, and no extra line break at the end"
         )
     return characters
 
 
 def take(state: dict[str, torch.Tensor], name: str, *shape: int | None) -> torch.Tensor:
-    """Takes a tensor out of a state dict, its shape checked where a number is given."""
+    """Takes a tensor out of a state dict and checks its shape. A size of None can be any."""
     if name not in state:
         raise LyricGPTError(
-            f"this is not the published model: it has no {name} (what it has begins {', '.join(sorted(state)[:3])} …)"
+            f"this is not the original notebook's model: it has no {name}, but has {', '.join(sorted(state)[:3])} …"
         )
     tensor = state.pop(name)
     if tensor.dim() != len(shape) or any(
         want not in (None, have) for want, have in zip(shape, tensor.shape, strict=True)
     ):
         wanted = " × ".join("any" if size is None else str(size) for size in shape)
-        raise LyricGPTError(f"this is not the published model: {name} is {tuple(tensor.shape)}, expected {wanted}")
+        raise LyricGPTError(
+            f"this is not the original notebook's model: {name} is {tuple(tensor.shape)}, expected {wanted}"
+        )
     return tensor
 
 
 def import_published(
     state_dict: Path, alphabet: Path, scale: str = "head_size"
 ) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer]:
-    """Model and tokenizer of the published notebook's state dict.
+    """Builds a model and a tokenizer from the original notebook's state dict.
 
     Args:
-        state_dict: A file of tensors named like `blocks.0.sa.heads.0.key.weight`.
+        state_dict: A file of tensors with names like `blocks.0.sa.heads.0.key.weight`.
         alphabet: See `read_alphabet`.
-        scale: What attention scores were divided by the root of: `"head_size"` or `"n_embd"`.
+        scale: Attention scores were divided by the square root of this: `"head_size"` or `"n_embd"`.
 
     Raises:
-        LyricGPTError: any other model, with the first name or shape that differs.
+        LyricGPTError: it is another model. The message has the first name or shape that differs.
     """
     state = read_state_dict(state_dict)
     embedding = take(state, "token_embedding_table.weight", None, None)
@@ -140,19 +146,19 @@ def import_published(
         tril = state.pop(f"blocks.{layer}.sa.heads.{head}.tril", mask)
         if not torch.equal(tril, mask):
             raise LyricGPTError(
-                f"this is not the published model: blocks.{layer}.sa.heads.{head}.tril is not the causal mask of its "
-                f"{len(positions)} positions"
+                f"this is not the original notebook's model: blocks.{layer}.sa.heads.{head}.tril is not the causal mask "
+                f"of its {len(positions)} positions"
             )
     num_layers, num_heads = (max((pair[part] for pair in found), default=0) + 1 for part in (0, 1))
     if width % num_heads:
         raise LyricGPTError(
-            f"this is not the published model: its width {width} is not a multiple of {num_heads} heads"
+            f"this is not the original notebook's model: its width {width} is not a multiple of its {num_heads} heads"
         )
     head_size = width // num_heads
     inner = state.get("blocks.0.ffwd.net.0.bias", torch.empty(0)).numel()
     characters = read_alphabet(alphabet, vocab_size)
     tokenizer = LyricGPTTokenizer.from_alphabet(characters, special_tokens=False)
-    # Our ids are in the order of code points; theirs are wherever the alphabet says.
+    # Our ids are in the order of code points. Theirs are in the order of the alphabet file.
     order = torch.tensor([characters.index(character) for character in tokenizer.alphabet])
 
     weights = {
@@ -185,7 +191,7 @@ def import_published(
                 weights[f"{ours}.{module}.{part}"] = take(state, f"{theirs}.{name}.{part}", width)
     if state:
         raise LyricGPTError(
-            f"this is not the published model: it also has {', '.join(sorted(state)[:3])}, which it has no place for"
+            f"this is not the original notebook's model: it has other tensors too, such as {', '.join(sorted(state)[:3])}"
         )
     config = LyricGPTConfig(
         variant="classic",

@@ -1,4 +1,4 @@
-"""What of a model's settings means something, field by field, as transformers writes them: anything else is dropped."""
+"""The fields of a model's settings files that are read, as transformers writes them. All other fields are dropped."""
 
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ Positive = Annotated[float, Field(gt=0, le=1e30)]
 
 @typed
 class Rope(TypedDict, total=False):
-    """How rotary positions turn, and how they are stretched to longer texts."""
+    """Settings of rotary positions, and how they are stretched to longer texts."""
 
     rope_type: Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"]
     rope_theta: Positive
@@ -52,7 +52,7 @@ class ModelSettings(TypedDict, total=False):
     sliding_window: Size | None
     layer_types: list[Literal["full_attention", "sliding_attention"]] | None
     rope_parameters: Rope | None
-    rope_scaling: Rope | None  # its name in transformers 4
+    rope_scaling: Rope | None  # the name of rope_parameters in transformers 4
     use_cache: bool
     tie_word_embeddings: bool
     bos_token_id: Id | None
@@ -63,7 +63,7 @@ class ModelSettings(TypedDict, total=False):
 
 @typed
 class GenerationSettings(TypedDict, total=False):
-    """`generation_config.json`: how a song is drawn."""
+    """`generation_config.json`: how songs are sampled."""
 
     do_sample: bool
     temperature: Positive | None
@@ -102,6 +102,6 @@ class TokenizerSettings(TypedDict, total=False):
 
 @typed
 class WeightsIndex(TypedDict):
-    """`model.safetensors.index.json`: which file of the folder holds a tensor."""
+    """`model.safetensors.index.json`: which file contains which tensor."""
 
     weight_map: dict[str, Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.safetensors$")]]

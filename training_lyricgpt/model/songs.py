@@ -1,4 +1,4 @@
-"""Songs of a model: a prompt becomes its inputs, and a seed a song."""
+"""Encodes a prompt for a model, and writes a song from a prompt and a seed."""
 
 import torch
 from transformers import set_seed
@@ -11,10 +11,10 @@ from .. import LyricGPTError
 
 
 def encode_prompt(tokenizer: LyricGPTTokenizer, prompt: str) -> tuple[dict[str, torch.Tensor], str | None]:
-    """Inputs of `generate` and a remark on characters that were replaced; an empty prompt starts a song.
+    """Returns inputs for `generate`, and a remark if characters were replaced. An empty prompt starts a new song.
 
     Raises:
-        LyricGPTError: unknown characters, and no `<|unk|>` to replace them by.
+        LyricGPTError: the prompt has unknown characters, and there is no `<|unk|>` to replace them.
     """
     if not prompt:
         return {}, None
@@ -24,10 +24,10 @@ def encode_prompt(tokenizer: LyricGPTTokenizer, prompt: str) -> tuple[dict[str, 
         raise LyricGPTError(f"prompt: {error}") from None
     remark, text = None, prompt
     for token in tokenizer.all_special_tokens:
-        text = text.replace(token, "")  # in a prompt their spellings are tokens
+        text = text.replace(token, "")  # a prompt may contain special tokens
     if unknown := tokenizer.unknown_characters(text):
         remark = (
-            f"the model has never seen {describe_characters(unknown)}; read as {tokenizer.unk_token}. "
+            f"the model has never seen {describe_characters(unknown)}, and reads {tokenizer.unk_token} instead. "
             f"Its alphabet: {tokenizer.alphabet!r}"
         )
     return dict(inputs), remark
@@ -36,10 +36,10 @@ def encode_prompt(tokenizer: LyricGPTTokenizer, prompt: str) -> tuple[dict[str, 
 def write_song(
     model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, prompt: str = "", seed: int = 0, **options
 ) -> str:
-    """One song, its prompt included.
+    """Writes a song and returns it, including its prompt.
 
     Args:
-        options: Anything `generate` takes; the model's generation configuration holds the rest.
+        options: Arguments for `generate`. All others come from the model's generation configuration.
 
     Raises:
         LyricGPTError: see `encode_prompt`.

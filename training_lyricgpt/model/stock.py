@@ -1,11 +1,11 @@
-"""Stock models: the same function as an architecture that ships with transformers, so that no custom code is needed to load it.
+"""Stock models: the same model in an architecture that comes with transformers, so that it loads without custom code.
 
 Notable:
-- `classic` is a `GPT2LMHeadModel`, `modern` a `Qwen3ForCausalLM` with its sliding window declared.
-- GPT-2's head has no bias. Where the head W has full row rank, some u solves W u = b, and u added to the bias of the
-  last LayerNorm does the same: W (x + u) = W x + b. It needs `vocab_size <= hidden_size`.
-- Equality is not assumed but measured, on real text, before anything is written.
-- It trades what stock GPT-2 cannot do: the stock model of `classic` stops at its block.
+- `classic` becomes a `GPT2LMHeadModel`, and `modern` a `Qwen3ForCausalLM` with a sliding window.
+- GPT-2's head has no bias. If the head W has full row rank, some u solves W u = b. Adding u to the bias of the last
+  LayerNorm then has the same effect: W (x + u) = W x + b. This needs `vocab_size <= hidden_size`.
+- Both models are compared on real text before anything is written.
+- Stock GPT-2 cannot read past its block. So the stock model of `classic` stops there.
 """
 
 import json
@@ -32,17 +32,17 @@ from ..corpus.cache import load_run_corpus
 from ..files import UNFINISHED
 from .songs import write_song
 
-# Largest difference of a logit between model and stock model, as a share of the largest logit.
+# Largest allowed difference between a logit of the model and of the stock model, as a share of the largest logit.
 TOLERANCE = 1e-5
-# Qwen3's rotary positions have no end; the number only keeps `generate` from warning.
+# Qwen3's rotary positions have no limit. This number only keeps `generate` from warning.
 QWEN3_POSITIONS = 1 << 20
 
 
 def fold_head_bias(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """The shortest u `(hidden_size,)` with `weight @ u == bias`, solved in float64.
+    """Returns the shortest u `(hidden_size,)` with `weight @ u == bias`, solved in float64.
 
     Raises:
-        LyricGPTError: there is none, because the head's rows do not have full rank.
+        LyricGPTError: there is none, because the head does not have full row rank.
     """
     weight, bias = weight.double(), bias.double()
     solution = torch.linalg.lstsq(weight, bias, driver="gelsd").solution
@@ -50,15 +50,15 @@ def fold_head_bias(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     if rest > 1e-6 * bias.abs().max():
         rows, columns = weight.shape
         raise LyricGPTError(
-            f"GPT-2's head has no bias, and this one's ({rows} characters, width {columns}) cannot be moved into the last "
-            f"LayerNorm: {rest:.1e} would be left over. It can where the alphabet is not larger than the width and the "
-            "head's rows are independent; publish the model itself, which needs trust_remote_code"
+            f"this model cannot become a GPT-2, whose head has no bias: this head's bias ({rows} characters, width {columns}) "
+            f"cannot be moved into the last LayerNorm ({rest:.1e} would be left over). That needs an alphabet that is not "
+            "larger than the width, and independent rows. Publish the model itself, which needs trust_remote_code"
         )
     return solution.float()
 
 
 def stock_gpt2(model: LyricGPTForCausalLM) -> GPT2LMHeadModel:
-    """The `GPT2LMHeadModel` that computes what a `classic` model computes."""
+    """Returns the `GPT2LMHeadModel` that computes the same as a `classic` model."""
     config = model.config
     stock = GPT2LMHeadModel(
         GPT2Config(
@@ -95,7 +95,7 @@ def stock_gpt2(model: LyricGPTForCausalLM) -> GPT2LMHeadModel:
             for part in ("weight", "bias"):
                 weights[f"{theirs}.{name}.{part}"] = source[f"{ours}.{norm}.{part}"]
         qkv = torch.cat([source[f"{ours}.self_attn.{name}_proj.weight"] for name in "qkv"])
-        # GPT-2 stores its matrices input first.
+        # GPT-2 stores its matrices transposed.
         weights[f"{theirs}.attn.c_attn.weight"] = qkv.T
         weights[f"{theirs}.attn.c_attn.bias"] = torch.zeros(len(qkv))
         for module, name in (("self_attn.o_proj", "attn.c_proj"), ("mlp.up_proj", "mlp.c_fc")):
@@ -108,10 +108,10 @@ def stock_gpt2(model: LyricGPTForCausalLM) -> GPT2LMHeadModel:
 
 
 def stock_qwen3(model: LyricGPTForCausalLM) -> Qwen3ForCausalLM:
-    """The `Qwen3ForCausalLM` that computes what a `modern` model computes; the names of its weights are the same."""
+    """Returns the `Qwen3ForCausalLM` that computes the same as a `modern` model. Its weights have the same names."""
     config = model.config
     rope_parameters = dict(config.rope_parameters)
-    scaled = rope_parameters["rope_type"] != "default"  # which may depend on the length declared
+    scaled = rope_parameters["rope_type"] != "default"  # scaled positions may depend on max_position_embeddings
     stock_config = Qwen3Config(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
@@ -142,7 +142,7 @@ def stock_qwen3(model: LyricGPTForCausalLM) -> Qwen3ForCausalLM:
 
 
 def make_stock(model: LyricGPTForCausalLM) -> PreTrainedModel:
-    """The stock model of the same function, in float32 and evaluation mode, generation settings included.
+    """Returns the stock model that computes the same, in float32 and evaluation mode, with its generation settings.
 
     Raises:
         LyricGPTError: see `fold_head_bias`.
@@ -150,7 +150,7 @@ def make_stock(model: LyricGPTForCausalLM) -> PreTrainedModel:
     classic = model.config.variant == "classic"
     stock = stock_gpt2(model) if classic else stock_qwen3(model)
     settings = model.generation_config.to_dict()
-    if classic:  # it has no position for anything further
+    if classic:  # it has no positions after that
         settings |= {"max_new_tokens": None, "max_length": model.config.max_position_embeddings}
     stock.generation_config = stock.generation_config.from_dict(settings)
     return stock.eval()
@@ -158,13 +158,13 @@ def make_stock(model: LyricGPTForCausalLM) -> PreTrainedModel:
 
 @torch.no_grad()
 def logit_difference(model: PreTrainedModel, stock: PreTrainedModel, input_ids: torch.Tensor) -> float:
-    """Largest difference of a logit over `input_ids` `(B, T)`, as a share of the largest logit."""
+    """Returns the largest difference of a logit over `input_ids` `(B, T)`, as a share of the largest logit."""
     expected = model(input_ids).logits.float()
     return float((stock(input_ids).logits.float() - expected).abs().max() / expected.abs().max())
 
 
 def comparison_windows(model: LyricGPTForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """Rows `(B, T)` of a text's ids `(N,)` to compare logits on: a block each; several in `modern`, so that it slides."""
+    """Cuts a text's ids `(N,)` into rows `(B, T)` of one block, or of four in `modern`, so that its window slides."""
     block_size = model.config.max_position_embeddings
     length = block_size if model.config.variant == "classic" else 4 * block_size
     length = min(length, len(ids))
@@ -173,22 +173,22 @@ def comparison_windows(model: LyricGPTForCausalLM, ids: torch.Tensor) -> torch.T
 
 
 def text_to_compare(run: str, model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer) -> tuple[torch.Tensor, str]:
-    """Ids `(N,)` of a text to compare a model and its stock model on, and what text it is.
+    """Returns ids `(N,)` of a text on which to compare a model with its stock model, and the name of that text.
 
-    The run's validation text where its corpus is at hand; otherwise what the model writes itself.
+    This is the run's validation text if its corpus can be loaded, otherwise a song that the model writes.
     """
     if (Path(run) / "run.yaml").exists():
         try:
             corpus = load_run_corpus(Path(run))
-        except LyricGPTError:  # it has moved, or stayed on another machine
+        except LyricGPTError:  # it was moved, or is on another machine
             corpus = None
         if corpus is not None and corpus.tokenizer.alphabet == tokenizer.alphabet:
             ids = corpus.validation.ids[: 64 * model.config.max_position_embeddings]
-            return torch.from_numpy(ids.astype("int64")), "its held-out text"
+            return torch.from_numpy(ids.astype("int64")), "its validation text"
     length = 4 * model.config.max_position_embeddings
     song = write_song(model, tokenizer, min_new_tokens=length, max_new_tokens=length)
     ids = tokenizer(song, split_special_tokens=True).input_ids
-    return torch.tensor(ids), "a song of its own (the corpus is not at hand)"
+    return torch.tensor(ids), "a song that it wrote (its corpus was not found)"
 
 
 def write_stock(
@@ -198,14 +198,14 @@ def write_stock(
     folder: Path,
     card: Callable[[PreTrainedModel, float], str],
 ) -> tuple[PreTrainedModel, float]:
-    """Writes the stock model of a model and its tokenizer into a new folder; returns it and its logit difference.
+    """Writes the stock model and its tokenizer into a new folder. Returns the stock model and its logit difference.
 
     Args:
-        windows: Ids `(B, T)` of real text; both models are compared on them, the stock one as it loads back.
-        card: The text of its card, from it and the difference.
+        windows: Ids `(B, T)` of real text. Both models are compared on it, after the stock model was saved and loaded.
+        card: Returns the text of the model card, given the stock model and the difference.
 
     Raises:
-        LyricGPTError: it does not compute the same; nothing is written.
+        LyricGPTError: the stock model does not compute the same. Nothing is written.
     """
     model = model.float().eval()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -217,12 +217,15 @@ def write_stock(
         difference = logit_difference(model, stock, windows)
         if not difference <= TOLERANCE:
             raise LyricGPTError(
-                f"the stock model's logits differ by {difference:.1e} of the largest, more than {TOLERANCE:.0e}; nothing was "
-                "written. The head's rows may be nearly dependent; publish the model itself, which needs trust_remote_code"
+                f"the stock model's logits differ by {difference:.1e} of the largest, more than the allowed {TOLERANCE:.0e}, "
+                "so nothing was written. The head's rows may be nearly dependent. Publish the model itself, which needs "
+                "trust_remote_code"
             )
         text = tokenizer.decode(windows[0])
         if AutoTokenizer.from_pretrained(staged)(text).input_ids != tokenizer(text).input_ids:
-            raise LyricGPTError("the stock tokenizer gives other ids than the model's own; nothing was written")
+            raise LyricGPTError(
+                "the stock tokenizer gives other ids than the model's tokenizer, so nothing was written"
+            )
         (staged / "README.md").write_text(card(stock, difference), encoding="utf-8")
         staged.chmod(0o755)
         for path in staged.iterdir():
@@ -232,7 +235,7 @@ def write_stock(
 
 
 def save_stock_tokenizer(tokenizer: LyricGPTTokenizer, folder: Path) -> None:
-    """Saves a tokenizer so that it loads without this project's code, which no longer lies beside it."""
+    """Saves a tokenizer so that it loads without this project's code, and leaves out that code."""
     tokenizer.save_pretrained(folder)
     for path in folder.glob("*.py"):
         path.unlink()
