@@ -103,22 +103,22 @@ def test_a_batch_that_cannot_be_divided_evenly(tmp_path):
 def test_a_folder_that_holds_another_run_is_left_alone_and_the_differences_are_listed(tiny_run):
     before = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")}
     result = train(output_dir=tiny_run, hidden_size=64, seed=3)
-    assert_refused(result, "holds another run", "hidden_size: 32 in the run, 64 now", "seed: 1337 in the run, 3 now")
+    assert_refused(result, "contains another run", "hidden_size: 32 in the run, 64 now", "seed: 1337 in the run, 3 now")
     assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
 
 
 def test_a_folder_that_holds_a_run_on_another_corpus(tiny_run, tmp_path, make_songs):
     result = train(output_dir=tiny_run, dataset=write_songs(tmp_path / "other.csv", make_songs(40)))
-    assert_refused(result, "holds another run", "corpus: checksum")
+    assert_refused(result, "contains another run", "corpus: checksum")
 
 
 def test_resume_never_refuses_a_folder_that_holds_a_run(tiny_run):
-    assert_refused(train(output_dir=tiny_run, resume="never"), "holds a run and resume is 'never'")
+    assert_refused(train(output_dir=tiny_run, resume="never"), "contains a run, and resume is 'never'")
 
 
 def test_a_folder_with_files_that_are_not_a_run(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    assert_refused(train(output_dir=tmp_path), "is not empty and holds no run")
+    assert_refused(train(output_dir=tmp_path), "is not empty and contains no run")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -239,7 +239,7 @@ def test_a_run_that_cannot_be_written_says_so(tmp_path):
 
 
 def test_sampling_from_a_folder_without_a_model(tmp_path):
-    assert_refused(sample(tmp_path), "holds no model")
+    assert_refused(sample(tmp_path), "contains no model")
 
 
 def test_sampling_from_something_that_does_not_exist():

@@ -81,7 +81,7 @@ def test_after_the_with_block_the_model_is_as_before():
 
 def test_a_cache_is_refused():
     model = build("modern", 32)
-    with cpu_kernels(model), pytest.raises(ValueError, match="do not know a cache"):
+    with cpu_kernels(model), pytest.raises(ValueError, match="do not support a cache"):
         model(torch.zeros((1, 4), dtype=torch.long), use_cache=True)
 
 

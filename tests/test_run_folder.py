@@ -152,7 +152,7 @@ def test_weights_in_parts_must_be_in_the_folder(copy, tmp_path, part):
 @pytest.mark.parametrize("target", ["nowhere", "curves.png"])
 def test_a_link_that_leads_nowhere_or_to_itself_is_refused(copy, target):
     put_link(copy, "curves.png", target)
-    assert_refused(python("push_to_hub.py", copy, "you/x", "--dry_run"), "curves.png is a link that leads nowhere")
+    assert_refused(python("push_to_hub.py", copy, "you/x", "--dry_run"), "curves.png is a link to a missing file")
 
 
 def snapshot(files, cache):
@@ -241,7 +241,7 @@ def test_another_kind_of_model_with_its_own_code_is_refused_by_every_command(cop
     assert_refused_everywhere(copy, tmp_path, "names code that is not LyricGPT's in its auto_map: 'evil.Config'")
     change_json(copy / "config.json", auto_map=None)
     result = python("-m", "training_lyricgpt.sample", copy)
-    assert_refused(result, f"{copy} holds a model of type 'evil', not a LyricGPT")
+    assert_refused(result, f"{copy} contains a model of type 'evil', not a LyricGPT")
 
 
 @pytest.mark.parametrize("name", ["custom_generate/generate.py", "adapter_config.json"])
@@ -302,7 +302,7 @@ def test_what_would_be_sent_is_checked_once_more(tiny_run, tmp_path):
     stage(tiny_run, "you/x", tmp_path / "model")
     check_sent_code(tmp_path / "model")
     change_json(tmp_path / "model" / "config.json", somebodys_hook="evil.py")
-    with pytest.raises(LyricGPTError, match=r"has a key 'somebodys_hook', which LyricGPT does not know"):
+    with pytest.raises(LyricGPTError, match=r"has a key 'somebodys_hook' that LyricGPT does not know"):
         check_sent_code(tmp_path / "model")
 
 

@@ -65,4 +65,6 @@ def test_an_empty_prompt_starts_a_song(tiny_run):
 def test_a_missing_run_folder_is_named_with_those_that_exist(tiny_run):
     result = python("-m", "training_lyricgpt.sample", tiny_run.parent / "tinny")
     assert result.returncode == 1
-    assert result.stderr == f"error: no such run folder: {tiny_run.parent / 'tinny'}; {tiny_run.parent} holds tiny\n"
+    assert (
+        result.stderr == f"error: no such run folder: {tiny_run.parent / 'tinny'}. Models in {tiny_run.parent}: tiny\n"
+    )

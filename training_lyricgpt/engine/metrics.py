@@ -12,11 +12,7 @@ from ..record_types import Evaluation, parse_record, read_text_of
 from ..wording import duration
 
 METRICS = "metrics.jsonl"
-
-
 SAMPLE_CHARACTERS = 300  # length of the song at each evaluation
-
-
 # If the validation loss is this many nats above its best in two evaluations or more, that is overfitting, not noise.
 OVERFITTING_MARGIN = 0.01
 
