@@ -87,7 +87,7 @@ def test_an_unknown_key():
 
 
 def test_a_value_of_the_wrong_type():
-    assert_refused(train(max_steps="many"), "max_steps: invalid int value: 'many'")
+    assert_refused(train(max_steps="many"), "max_steps is 'many'; it must be a whole number")
 
 
 def test_a_width_that_the_heads_do_not_divide():

@@ -65,7 +65,7 @@ class Bounds(NamedTuple):
     hold: Callable[[float], bool]
 
 
-COUNT = Bounds(f"at least 1, and at most {LARGEST:,}", lambda value: 1 <= value <= LARGEST)
+COUNT = Bounds(f"from 1 to {LARGEST:,}", lambda value: 1 <= value <= LARGEST)
 FROM_ZERO = Bounds("0 or more", lambda value: 0 <= value < math.inf)
 RATE = Bounds("above 0", lambda value: 0 < value < math.inf)
 SHARE = Bounds("from 0 to 1", lambda value: 0 <= value <= 1)
@@ -389,6 +389,10 @@ FIRST = (
 )  # fmt: skip
 
 
+# What argparse calls the types of values.
+KINDS = {"int": "whole number", "float": "number"}
+
+
 class _Parser(HfArgumentParser):
     """A parser for all settings. It takes the name, type, default and help text from each field."""
 
@@ -428,13 +432,21 @@ class _Parser(HfArgumentParser):
         return "\n".join(lines) + "\n"
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument --(\w+)\S*:", r"\1:", message)
-        raise LyricGPTError(f"{message} (--help lists every option)")
+        if found := re.match(r"argument --(\w+)\S*: invalid (\w+) value: (.*)", message):
+            name, kind, value = found.groups()
+            message = f"{name} is {value}; it must be a {KINDS.get(kind, kind)}"
+        elif found := re.match(r"argument --(\w+)\S*: Truthy value expected: got (.*) but expected", message):
+            message = "{} is {!r}; it must be yes or no".format(*found.groups())
+        elif found := re.match(r"argument --(\w+)\S*: invalid choice: (.*) \(choose from (.*)\)", message):
+            message = "{} is {}; choose one of {}".format(*found.groups())
+        else:
+            message = re.sub(r"^argument (--\w+)\S*:", r"\1:", message) + "; see --help"
+        raise LyricGPTError(message)
 
 
 def _refuse_unknown(name: str, where: str) -> NoReturn:
     near = difflib.get_close_matches(name.replace("-", "_"), FIELDS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(sorted(FIELDS))}"
+    hint = f"did you mean {near[0]!r}?" if near else "run train_hf.py --help for a list of all settings"
     raise LyricGPTError(f"unknown setting {name!r} {where}; {hint}")
 
 
@@ -449,8 +461,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise LyricGPTError(f"no configuration file at {path}; those that come with LyricGPT are in configs/") from None
     except Exception as error:  # a YAML tag can make PyYAML raise any exception
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise LyricGPTError(f"{path} cannot be read as YAML ({what})") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        what = " ".join(str(getattr(error, "problem", None) or f"{type(error).__name__}: {error}").split())
+        raise LyricGPTError(
+            f"{path}{where} is not valid YAML ({what}); write one setting per line, such as max_steps: 500"
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -474,9 +490,7 @@ def _as_options(values: dict[str, Any]) -> list[str]:
     for key, value in values.items():
         if value is None:
             if FIELDS[key].default is not None:
-                raise LyricGPTError(
-                    f"{key} is empty in the configuration file; give it a value (default: {FIELDS[key].default!r})"
-                )
+                raise LyricGPTError(f"{key} is empty; give it a value (default: {FIELDS[key].default!r})")
             continue
         if isinstance(value, bool) and FIELDS[key].type is not bool:
             value = "yes" if value else "no"  # YAML reads the word `no` as false
@@ -502,7 +516,10 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
         _refuse_unknown(rest[0].split("=")[0].lstrip("-"), "on the command line")
     config = parser.parse_args(argv).config
     read = read_yaml(config)
-    namespace = parser.parse_args(_as_options(read) + argv)
+    try:
+        namespace = parser.parse_args(_as_options(read) + argv)
+    except LyricGPTError as error:  # the command line alone was fine
+        raise LyricGPTError(f"{config}: {error}") from None
     values = {name: getattr(namespace, name) for name in FIELDS}
     options = {part.partition("=")[0][2:].replace("-", "_") for part in argv if part.startswith("--")}
     given = frozenset(name for name in FIELDS if {name, f"no_{name}"} & options)
@@ -515,7 +532,11 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
         raise LyricGPTError(
             f"output_dir is {output_dir!r}, but that user has no home folder; write out the path"
         ) from None
-    args = _with_dataset(values, given)
+    try:
+        args = _with_dataset(values, given)
+    except LyricGPTError as error:
+        name = str(error).split()[0]
+        raise LyricGPTError(f"{config}: {error}" if name in read.keys() - given else str(error)) from None
     if args.tracker != "none" and importlib.util.find_spec(args.tracker) is None:
         raise LyricGPTError(f"tracker is {args.tracker!r}, which is not installed: pip install {args.tracker}")
     return args
