@@ -119,7 +119,7 @@ def test_stock_models_are_compared_past_the_sliding_window():
 def test_a_head_bias_that_cannot_be_folded_is_refused_and_nothing_is_written(tmp_path):
     tokenizer = LyricGPTTokenizer.from_alphabet(ALPHABET)
     model = random_model("classic", hidden_size=24)  # narrower than the alphabet
-    with pytest.raises(LyricGPTError, match=r"42 characters, width 24"):
+    with pytest.raises(LyricGPTError, match=r"\(42 characters\) is not larger than the width \(24\)"):
         write_stock(model, tokenizer, comparison_windows(model, tokens(tokenizer)), tmp_path / "stock", CARD)
     assert list(tmp_path.iterdir()) == []
 

@@ -11,12 +11,12 @@ The table shows the epoch with the lowest validation loss, measured with `benchm
 | sample songs | classic: AdamW at 3e-4 | 22 | more than 20 |
 
 `epochs_that_help` is a rule of thumb fitted to this table. It ignores the size of the model and the kind of text. So
-far it was off by less than a factor of two: the loss of a larger model (10.7 million parameters, Muon, dropout 0.1)
-rose after 4 epochs where the rule says 6, and that of the original notebook's run (6 layers of width 384, 303,000
+far it has been off by less than a factor of two: the loss of a larger model (10.7 million parameters, Muon, dropout
+0.1) rose after 4 epochs where the rule says 6, and that of the original notebook's run (6 layers of width 384, 303,000
 characters) after about 80 where it says 58.
 
-Following the advice helped on the sample songs. The lowest validation losses of the modern recipe were, without
-dropout, 1.492 with 1,000 steps and 1.463 with 250; with dropout 0.2, 1.419 with 1,000 steps and 1.385 with 500.
+Following the advice helped on the sample songs. Without dropout, the lowest validation loss of the modern recipe was
+1.492 in 1,000 steps and 1.463 in 250. With dropout 0.2, it was 1.419 in 1,000 steps and 1.385 in 500.
 """
 
 import math
@@ -68,9 +68,9 @@ def advise(args: OptimizationArguments, shape: ModelArguments, dropout: float, c
 
     lines = [
         f"advice: the corpus is small for {args.max_steps:,} steps, so the model may learn it by heart. An epoch is "
-        f"{characters:,} characters ({characters / a_step:.3g} steps), and this run reads the corpus {reads:.3g} times. "
-        f"With {args.optimizer}, learning rate {rate:g} and dropout {dropout:g}, the validation loss usually starts to "
-        f"rise after about {lasts:.2g} epochs. What helps:"
+        f"{characters:,} characters ({characters / a_step:.3g} steps), and this run reads the corpus {reads:.3g} "
+        f"times. With {args.optimizer}, learning rate {rate:g} and dropout {dropout:g}, the validation loss usually "
+        f"starts to rise after about {lasts:.2g} epochs. What helps:"
     ]
     if dropout < DROPOUT:
         lasts_longer = epochs_that_help(args, DROPOUT)

@@ -53,7 +53,7 @@ def scratch(like: Tensor, slot: int) -> Tensor:
 
 
 def drop_threshold(p: float) -> tuple[int, float]:
-    """Returns how many of a lane's 65536 values are dropped, and the factor that scales kept elements to make up for it."""
+    """Returns how many of a lane's 65536 values are dropped, and the factor by which to scale kept elements."""
     dropped = min(max(1, round(p * LANE)), LANE - 1)
     return dropped, LANE / (LANE - dropped)
 
@@ -93,7 +93,7 @@ class Dropout(torch.autograd.Function):
 def row_blocks(
     length: int, window: int, dtype: torch.dtype, device: torch.device
 ) -> list[tuple[int, int, int, Tensor]]:
-    """Returns for each block of rows: start row, end row, first column, and the mask added to its scores (0 or -inf)."""
+    """Returns start row, end row, first column and the mask to add to the scores (0 or -inf) of each block of rows."""
     blocks = []
     for start in range(0, length, BLOCK_ROWS):
         end = min(length, start + BLOCK_ROWS)
@@ -106,9 +106,10 @@ def row_blocks(
 
 
 class Attention(torch.autograd.Function):
-    """Causal attention of contiguous `(B, heads, T, head_dim)` tensors. Each row sees `window` columns, including its own.
+    """Causal attention of contiguous `(B, heads, T, head_dim)` tensors.
 
-    The output has the shape `(B, T, heads, head_dim)`, which the output projection needs.
+    Each row sees `window` columns, including its own. The output has the shape `(B, T, heads, head_dim)`, which the
+    output projection needs.
     """
 
     @staticmethod

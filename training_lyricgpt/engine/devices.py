@@ -130,7 +130,7 @@ class Stop:
     def requested(self, accelerator: Accelerator, is_logging: bool) -> signal.Signals | None:
         """Returns the signal that any process received, the same on every process. SIGTERM if the launcher is gone.
 
-        With several GPUs, it only checks at logging steps, because all processes wait for each other to do so.
+        With several GPUs, it only checks at logging steps, because a check makes all processes wait for each other.
         """
         if self.launcher is not None and os.getppid() != self.launcher:
             self.number = self.number or signal.SIGTERM

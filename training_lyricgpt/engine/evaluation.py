@@ -26,7 +26,7 @@ IGNORED = -100  # label of a character that is not counted
 
 
 class NextCharacterAccuracy(evaluate.Metric):
-    """Share of next characters predicted exactly. It takes counts: `predictions` of hits, `references` of characters."""
+    """Share of next characters predicted exactly. Takes counts: `predictions` are hits, `references` are characters."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

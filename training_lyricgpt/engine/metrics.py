@@ -64,9 +64,9 @@ def overfitting(rows: list[dict[str, Any]]) -> str | None:
     if len(later) < 2 or rise < OVERFITTING_MARGIN or rows[-1]["train_loss"] >= best["train_loss"]:
         return None
     return (
-        f"overfitting: the validation loss was lowest at step {best['step']} ({best['val_loss']:.4f}). Since then it has "
-        f"risen to {rows[-1]['val_loss']:.4f}, while the training loss fell to {rows[-1]['train_loss']:.4f}. The run folder "
-        f"keeps the model of step {best['step']}. Fewer steps, more dropout or more songs would help"
+        f"overfitting: the validation loss was lowest at step {best['step']} ({best['val_loss']:.4f}). Since then it "
+        f"has risen to {rows[-1]['val_loss']:.4f}, while the training loss fell to {rows[-1]['train_loss']:.4f}. The "
+        f"run folder keeps the model of step {best['step']}. Fewer steps, more dropout or more songs would help"
     )
 
 
@@ -79,6 +79,6 @@ def describe_end(rows: list[dict[str, Any]]) -> str:
 
 
 def time_spent(rows: list[dict[str, Any]]) -> str:
-    """Returns how long a run took, without starting its processes, and the share of evaluations in that."""
+    """Returns how long a run trained, without the start of its processes, and what share of that was evaluating."""
     seconds, evaluating = rows[-1]["elapsed_seconds"], sum(row.get("evaluation_seconds", 0.0) for row in rows)
     return f"{duration(seconds)} ({evaluating / max(seconds, 1e-9):.0%} of it evaluating)"

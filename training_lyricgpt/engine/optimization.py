@@ -26,7 +26,7 @@ CACHED_SQUARES = 4 * 384 * 384
 
 
 def schedule(args: OptimizationArguments, step: int) -> float:
-    """Returns the learning rate of `step` (counted from 0) as a share of the peak, 0 to 1, without `min_learning_rate`."""
+    """Returns the learning rate of `step` (counted from 0) as a share of its peak, ignoring `min_learning_rate`."""
     if step < args.warmup_steps:
         return (step + 1) / args.warmup_steps
     if args.lr_schedule == "constant":
@@ -38,7 +38,7 @@ def schedule(args: OptimizationArguments, step: int) -> float:
 
 
 def learning_rate(args: OptimizationArguments, step: int, peak: float | None = None) -> float:
-    """Returns the learning rate of a step for a `peak` (default: AdamW's). It ends at the same share of it as AdamW's."""
+    """Returns the learning rate of a step. `peak` defaults to AdamW's; any peak falls to the same share as AdamW's."""
     peak = args.learning_rate if peak is None else peak
     floor = args.min_learning_rate / args.learning_rate
     share = schedule(args, step)
@@ -52,8 +52,8 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     It computes in float32, or in float64 for float64 matrices.
 
     Each step multiplies `x` from the left by a polynomial of `x @ x.mT`. If one side of a matrix is at least twice as
-    long as the other, the polynomials, which are small and square, are multiplied with each other first, and with `x`
-    only at the end. At 384 x 1024, that is 30% less work, and the result differs by 4e-5.
+    long as the other, the polynomials are multiplied with each other first, because they are small and square, and the
+    product with `x` at the end. At 384 x 1024, that is 30% less work, and the result differs by 4e-5.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices if matrices.dtype == torch.float64 else matrices.float()
@@ -112,8 +112,7 @@ class Muon(torch.optim.Optimizer):
                         state["momentum_buffer"] = torch.zeros_like(parameter)
                     buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                     updates.append(parameter.grad.lerp(buffer, group["momentum"]))
-                # A GPU processes all of them at once. On a CPU, the squares of four matrices of width 384 fit in the
-                # caches.
+                # A GPU processes all of them at once. A CPU can cache the squares of four matrices of width 384.
                 together = len(updates) if parameters[0].is_cuda else max(1, CACHED_SQUARES // min(shape) ** 2)
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 moves = [move for part in torch.stack(updates).split(together) for move in orthogonalize(part)]

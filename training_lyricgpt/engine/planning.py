@@ -1,12 +1,12 @@
 """Estimates what a run takes: parameters, FLOPs, epochs, memory, disk space, and the speed of this machine.
 
 Notable:
-- Activation memory is counted: one micro-batch runs through the model on torch's meta device, and the tensors that autograd
-  saves for the backward pass are added up. On that device, attention saves its whole score matrix. A GPU's kernels save
-  less, so for a GPU the result is an upper bound.
+- Activation memory is counted: one micro-batch runs through the model on torch's meta device, and the tensors that
+  autograd saves for the backward pass are added up. On that device, attention saves its whole score matrix. A GPU's
+  kernels save less, so for a GPU the result is an upper bound.
 - Model FLOPs follow PaLM's appendix B (https://arxiv.org/abs/2204.02311): six per matrix weight and character, plus
-  attention over the window that a layer sees. Utilization is their share of the fastest matrix products measured on this
-  machine, so no table of devices is needed.
+  attention over the window that a layer sees. Utilization is their share of the fastest matrix products measured on
+  this machine, so no table of devices is needed.
 """
 
 import shutil
@@ -107,7 +107,7 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
 
 
 def activation_bytes(config: LyricGPTConfig, windows: int, kernels: bool) -> int:
-    """Returns the bytes that autograd saves for one micro-batch of `windows` whole windows in float32. Computes nothing."""
+    """Counts the bytes that autograd saves for one micro-batch of `windows` whole windows in float32."""
     sizes: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -121,7 +121,7 @@ def activation_bytes(config: LyricGPTConfig, windows: int, kernels: bool) -> int
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
         with hooks, cpu_kernels(model, kernels):
-            # Without this, the model would read the values of the positions to choose a mask. Meta tensors have no values.
+            # Without these, the model would choose masks by the values of the positions. Meta tensors have none.
             masks = dict.fromkeys(config.layer_types)
             output = model(input_ids=ids, attention_mask=masks, labels=ids, shift_labels=ids, use_cache=False)
     kept = sum(size for storage, size in sizes.items() if storage not in weights)
@@ -129,7 +129,7 @@ def activation_bytes(config: LyricGPTConfig, windows: int, kernels: bool) -> int
 
 
 def memory_bytes(args: OptimizationArguments, model: LyricGPTForCausalLM, accelerator: Accelerator) -> int:
-    """Returns the bytes that a run needs on each process's device: weights, gradients, optimizer state and activations."""
+    """Returns the bytes that each process needs on its device: weights, gradients, optimizer state and activations."""
     windows = args.batch_size // accelerator.num_processes // accelerator.gradient_accumulation_steps
     activations = activation_bytes(model.config, windows, fits(args, accelerator))
     if accelerator.mixed_precision != "no":
@@ -150,7 +150,10 @@ def optimizer_bytes(args: OptimizationArguments, model: nn.Module) -> int:
 
 
 def disk_bytes(args: OptimizationArguments, model: nn.Module) -> int:
-    """Returns the bytes that a run folder needs: two checkpoints and the best weights, plus one more of each during a save."""
+    """Returns the bytes that a run folder needs.
+
+    It has two checkpoints and the best weights, and one more of each while that is written. All else fits in 10 MB.
+    """
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return 3 * (weights + optimizer_bytes(args, model)) + 2 * weights + 10_000_000
 
@@ -166,17 +169,20 @@ def free_bytes(folder: Path) -> int:
 def describe_model(
     args: OptimizationArguments, model: LyricGPTForCausalLM, accelerator: Accelerator, folder: Path
 ) -> str:
-    """Describes the model and the memory and disk space that a run in `folder` needs, with a warning if the disk is full."""
+    """Describes the model and what a run in `folder` needs in memory and on disk. Warns if the disk is too full."""
     held = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) if folder.is_dir() else 0
     needed, free = disk_bytes(args, model), free_bytes(folder)
     text = (
         f"model: {model.config.variant}, {model.num_parameters():,} parameters; "
         f"{plural(accelerator.num_processes, 'process', 'es')} on {accelerator.device.type}; mixed precision: "
-        f"{accelerator.mixed_precision}\nneeds: about {size(memory_bytes(args, model, accelerator))} of memory per process "
-        f"and {size(needed)} on disk ({size(free)} free)"
+        f"{accelerator.mixed_precision}\nneeds: about {size(memory_bytes(args, model, accelerator))} of memory per "
+        f"process and {size(needed)} on disk ({size(free)} free)"
     )
     if free + held < needed:
-        text += f"\nwarning: the disk of {folder} has less free space than this run needs; free some, or choose another --output_dir"
+        text += (
+            f"\nwarning: the disk of {folder} has less free space than this run needs; delete something there, or "
+            "choose another --output_dir"
+        )
     return text
 
 
@@ -212,8 +218,8 @@ def describe_plan(
 
     Args:
         characters: Number of training characters.
-        figures: The measured `step_seconds` and `evaluation_seconds`, the number of `evaluations`, and `rate`, the FLOP/s
-            of matrix products.
+        figures: The measured `step_seconds` and `evaluation_seconds`, the number of `evaluations`, and `rate`, the
+            FLOP/s of matrix products.
     """
     block_size = model.config.max_position_embeddings
     a_step = args.batch_size * block_size
@@ -229,8 +235,9 @@ def describe_plan(
         f"{flops * a_step / 1e12:.3g} TFLOP ({flops / 1e6:.3g} MFLOP per character)",
         f"corpus: {characters:,} training characters, read {epochs(args, block_size, characters):.3g} times in "
         f"{args.max_steps:,} steps",
-        f"speed on this computer: {figures['step_seconds']:.3g} s per step (median of 3), {speed:,.0f} characters per second, "
-        f"{speed * flops / figures['rate']:.0%} of the {figures['rate'] / 1e9:,.0f} GFLOP/s that it reaches in matrix products",
+        f"speed on this computer: {figures['step_seconds']:.3g} s per step (median of 3), {speed:,.0f} characters per "
+        f"second, {speed * flops / figures['rate']:.0%} of the {figures['rate'] / 1e9:,.0f} GFLOP/s that it reaches in "
+        "matrix products",
         f"time on this computer: about {duration(training + evaluating)} ({duration(evaluating)} of it for "
         f"{plural(evaluations, 'evaluation')})",
     ]

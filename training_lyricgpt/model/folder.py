@@ -3,11 +3,11 @@
 Notable:
 - A link could lead to any file on this machine, and what is read from a run may be published. So links that leave the
   folder are refused. Hard links are refused too, because nobody can know the file's other name. A model in
-  huggingface_hub's cache consists of links (`snapshots/x/file` -> `../../blobs/…`). They may only lead to that `blobs`
+  huggingface_hub's cache consists of links (`snapshots/x/file` -> `../../blobs/…`), which may only lead to that `blobs`
   folder.
-- Code in the folder is never run: its weights are loaded with this project's installed code. Weights that were made with
-  other code would mean something else. So the code in the folder must be this project's, in any version that was published
-  (`published_code.txt` has their SHA-256).
+- Code in the folder is never run: its weights are loaded with this project's installed code. Weights that were made
+  with other code would mean something else. So the code in the folder must be this project's, from any published
+  version (`published_code.txt` has the SHA-256 of each).
 """
 
 import os
@@ -91,17 +91,18 @@ def check_links(folder: Path) -> None:
             raise LyricGPTError(f"{path} is a link to a missing file; delete it, or restore the file") from None
         if not (is_blob or is_inside):
             raise LyricGPTError(
-                f"{path} is a link to something outside of {folder}. If it belongs to this run, replace the link with a copy"
+                f"{path} is a link to something outside of {folder}. If it belongs to this run, replace the link "
+                "with a copy"
             )
         if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             raise LyricGPTError(
-                f"{path} is a hard link: the same file has another name elsewhere. If it belongs to this run, copy the folder "
-                f"(cp -r {folder} COPY) and use the copy"
+                f"{path} is a hard link: the same file has another name elsewhere. If it belongs to this run, copy the "
+                f"folder (cp -r {folder} COPY) and use the copy"
             )
 
 
 def entries_of(folder: Path) -> Iterator[Path]:
-    """Yields everything in a folder at any depth, except its checkpoints. Linked folders are yielded but not entered."""
+    """Yields everything in a folder at any depth, except its checkpoints. Does not enter linked folders."""
     for parent, folders, files in os.walk(folder):
         if Path(parent) == folder and CHECKPOINTS in folders:
             folders.remove(CHECKPOINTS)
@@ -145,8 +146,8 @@ def check_code(folder: Path) -> None:
         for value in names_of_code(values.get("auto_map")):
             if not OWN_CLASS.fullmatch(value):
                 raise LyricGPTError(
-                    f"{folder / name} names code that is not LyricGPT's in its auto_map: {value!r}. {own}. Delete auto_map "
-                    "from that file to continue without it"
+                    f"{folder / name} names code that is not LyricGPT's in its auto_map: {value!r}. {own}. Delete "
+                    "auto_map from that file to continue without it"
                 )
         if wrong := [key for key in FETCHING_KEYS if values.get(key) is not None]:
             raise LyricGPTError(

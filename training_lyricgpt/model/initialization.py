@@ -1,13 +1,13 @@
 """Builds the model that a run starts with: a new one, or one with the weights and the alphabet of another model.
 
 Notable:
-- `init_from` adds characters to the alphabet if the new corpus needs them. Ids follow the order of the alphabet, so they may
-  change. Rows of embedding and head move with their characters. A new character starts with the mean of all rows
+- `init_from` adds characters to the alphabet if the new corpus needs them. Ids follow the order of the alphabet, so
+  they may change. Rows of embedding and head move with their characters. A new character starts with the mean of all rows
   (transformers' `resize_token_embeddings` uses it as the mean of its random rows).
-- The new model has the same shape as the one it starts from. Only dropout comes from the new run. Headers with artist and
-  title are kept too, unless the command line says otherwise.
-- Such a run saves its first checkpoint at once. From then on it doesn't need the model it started from, which may be deleted
-  or trained further.
+- The new model has the same shape as the one it starts from. Only dropout comes from the new run. Headers with artist
+  and title are kept too, unless the command line says otherwise.
+- Such a run saves its first checkpoint at once. From then on it doesn't need the model it started from, which may be
+  deleted or trained further.
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,9 @@ class Parent:
 
 
 def load_parent(init_from: str | None, folder: Path) -> Parent | None:
-    """Loads the model of `init_from`, if any. If the run in `folder` has already started from it, loads that run's model.
+    """Loads the model of `init_from`, if any.
+
+    If the run in `folder` has already started from it, it loads that run's own model instead.
 
     Raises:
         LyricGPTError: there is no such model.
@@ -130,10 +132,11 @@ def build_model(
 
 @torch.no_grad()
 def initialize_as_torch(model: LyricGPTForCausalLM, scores_scaled_by: str) -> None:
-    """Draws all weights again as PyTorch does by default: normal embeddings (deviation 1), uniform matrices and biases.
+    """Draws all weights again, as PyTorch does by default.
 
-    If scores are divided by the square root of the width, the query projection is made smaller by the square root of the
-    number of heads, which gives the same scores. `build_optimizers` makes it learn more slowly by the same factor.
+    Embeddings are normal with a standard deviation of 1, matrices and biases are uniform. If scores are divided by the
+    square root of the width, the query projection is made smaller by the square root of the number of heads, which
+    gives the same scores. `build_optimizers` makes it learn more slowly by the same factor.
     """
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
@@ -145,7 +148,7 @@ def initialize_as_torch(model: LyricGPTForCausalLM, scores_scaled_by: str) -> No
 
 @torch.no_grad()
 def copy_weights(model: LyricGPTForCausalLM, tokenizer: LyricGPTTokenizer, parent: Parent) -> None:
-    """Copies the weights of `parent` into `model`. Rows stay with their characters; new ones get the mean of all rows."""
+    """Copies `parent`'s weights into `model`. Rows stay with their characters. New ones get the mean of all rows."""
     old_ids, ids = parent.tokenizer.get_vocab(), tokenizer.get_vocab()
     known = [token for token in ids if token in old_ids]
     to = torch.tensor([ids[token] for token in known])

@@ -1,10 +1,11 @@
 """Loads the weights of a run folder or a model on the Hub, with the installed code.
 
 Notable:
-- Only the settings that `settings` lists are read, and each one is checked. transformers reads no file of the folder except
-  the weights. So a setting that somebody else wrote can neither fetch code nor be published.
-- If a folder has no generation settings, songs are sampled in a way that suits characters: at temperature 0.9 from the whole
-  alphabet (transformers' default, top_k 50, would cut it), up to 1,000 characters, without `<|unk|>` and `<|pad|>`.
+- Only the settings that `settings` lists are read, and each one is checked. transformers reads no file of the folder
+  except the weights. So a setting that somebody else wrote can neither fetch code nor be published.
+- If a folder has no generation settings, songs are sampled in a way that suits characters: at temperature 0.9 from the
+  whole alphabet (transformers' default, top_k 50, would cut it), up to 1,000 characters, without `<|unk|>` and
+  `<|pad|>`.
 """
 
 from pathlib import Path
@@ -53,8 +54,8 @@ def load_model(folder: Path, run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTok
         raise LyricGPTError(f"the weights in {run} do not match its config.json (first: {wrong[0]}); restore both")
     if model.config.vocab_size != len(tokenizer):
         raise LyricGPTError(
-            f"{run}: the model has {model.config.vocab_size} tokens, but the tokenizer has {len(tokenizer)}. They do not "
-            "belong together; restore both"
+            f"{run}: the model has {model.config.vocab_size} tokens, but the tokenizer has {len(tokenizer)}. They do "
+            "not belong together; restore both"
         )
     return model.eval(), tokenizer
 
@@ -132,7 +133,8 @@ def read_generation_config(folder: Path, tokenizer: LyricGPTTokenizer) -> Genera
 def generation_config(tokenizer: LyricGPTTokenizer) -> GenerationConfig:
     """Returns generation defaults for a character model.
 
-    Without special tokens, an empty prompt starts with a line break (or the first character), as in the original notebook.
+    Without special tokens, an empty prompt starts with a line break (or the first character), like the original
+    notebook's.
     """
     suppressed = [index for index in (tokenizer.unk_token_id, tokenizer.pad_token_id) if index is not None]
     start = tokenizer.bos_token_id

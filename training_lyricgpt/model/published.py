@@ -2,10 +2,10 @@
 
 Notable:
 - No code in the file can run: it is `.safetensors`, or a `.pt` that `torch.load` reads with `weights_only=True`.
-- The notebook's model has one small matrix per head. Here they are stacked into one projection. Its causal masks are left
-  out.
-- There are two versions of the notebook, and the weights don't show which one made them. Attention scores are divided by
-  the square root of the head size or, in the older version, of the width. LyricGPT uses the head size. For the older
+- The notebook's model has one small matrix per head. Here they are stacked into one projection. Its causal masks are
+  left out.
+- There are two versions of the notebook, and the weights don't show which one made them. Attention scores are divided
+  by the square root of the head size or, in the older version, of the width. LyricGPT uses the head size. For the older
   version, the query weights are scaled to make up for it.
 """
 
@@ -68,8 +68,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def read_alphabet(path: Path, size: int) -> list[str]:
     """Reads the characters of an alphabet, in the order of their ids.
 
-    The file is a JSON list of characters, a JSON object (character to id, or id to character), a text with each character
-    once in the order of the ids, or the training text itself, whose sorted characters are the alphabet.
+    The file is a JSON list of characters, a JSON object (character to id, or id to character), a text with each
+    character once in the order of the ids, or the training text itself, whose sorted characters are the alphabet.
 
     Raises:
         LyricGPTError: the file does not have `size` different characters.
@@ -99,17 +99,17 @@ def read_alphabet(path: Path, size: int) -> list[str]:
         characters = sorted(set(characters))
     if len(characters) != size or len(set(characters)) != size:
         raise LyricGPTError(
-            f"{path} has {len(set(characters))} distinct characters, but the model has {size}. Use the training text, or a "
-            "file with each character once in the order of the ids, and no extra line break at the end"
+            f"{path} has {len(set(characters))} distinct characters, but the model has {size}. Use the training text, "
+            "or a file with each character once in the order of the ids, and no extra line break at the end"
         )
     return characters
 
 
 def take(state: dict[str, torch.Tensor], name: str, *shape: int | None) -> torch.Tensor:
-    """Takes a tensor out of a state dict and checks its shape. A size of None can be any."""
+    """Takes a tensor out of a state dict and checks its shape. None allows any size."""
     if name not in state:
         raise LyricGPTError(
-            f"this is not the original notebook's model: it has no {name}, but has {', '.join(sorted(state)[:3])} …"
+            f"this is not the original notebook's model: it has no {name}. It has {', '.join(sorted(state)[:3])} …"
         )
     tensor = state.pop(name)
     if tensor.dim() != len(shape) or any(
@@ -133,7 +133,7 @@ def import_published(
         scale: Attention scores were divided by the square root of this: `"head_size"` or `"n_embd"`.
 
     Raises:
-        LyricGPTError: it is another model. The message has the first name or shape that differs.
+        LyricGPTError: it is another model. The message names the first tensor that differs.
     """
     state = read_state_dict(state_dict)
     embedding = take(state, "token_embedding_table.weight", None, None)
@@ -146,8 +146,8 @@ def import_published(
         tril = state.pop(f"blocks.{layer}.sa.heads.{head}.tril", mask)
         if not torch.equal(tril, mask):
             raise LyricGPTError(
-                f"this is not the original notebook's model: blocks.{layer}.sa.heads.{head}.tril is not the causal mask "
-                f"of its {len(positions)} positions"
+                f"this is not the original notebook's model: blocks.{layer}.sa.heads.{head}.tril is not the causal "
+                f"mask of its {len(positions)} positions"
             )
     num_layers, num_heads = (max((pair[part] for pair in found), default=0) + 1 for part in (0, 1))
     if width % num_heads:
@@ -191,7 +191,8 @@ def import_published(
                 weights[f"{ours}.{module}.{part}"] = take(state, f"{theirs}.{name}.{part}", width)
     if state:
         raise LyricGPTError(
-            f"this is not the original notebook's model: it has other tensors too, such as {', '.join(sorted(state)[:3])}"
+            "this is not the original notebook's model: it has other tensors too, such as "
+            f"{', '.join(sorted(state)[:3])}"
         )
     config = LyricGPTConfig(
         variant="classic",

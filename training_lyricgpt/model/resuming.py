@@ -1,7 +1,7 @@
 """Decides whether a run may write into a folder, and whether it resumes a run there.
 
-No run is ever overwritten. A folder is refused if it contains another run, files that are not a run, or a run that has lost
-its record or its checkpoints. The error says what to do.
+No run is ever overwritten. A folder is refused if it contains another run, files that are not a run, or a run that has
+lost its record or its checkpoints. The error says what to do.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def check_folder(args: RunArguments, checksum: str, describe_differences: Callab
     if checkpoint is None and is_past_first and not args.eval_only:
         raise LyricGPTError(
             f"the run in {folder} has reached step {rows[-1]['step']}, but none of its checkpoints can be read"
-            f"{''.join(f'; {complaint}' for complaint in complaints)}. Starting again would overwrite its model. Restore "
-            "the folder checkpoints/, or choose another --output_dir"
+            f"{''.join(f'; {complaint}' for complaint in complaints)}. Starting again would overwrite its model. "
+            "Restore the folder checkpoints/, or choose another --output_dir"
         )
     return True

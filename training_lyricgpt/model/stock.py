@@ -4,8 +4,8 @@ Notable:
 - `classic` becomes a `GPT2LMHeadModel`, and `modern` a `Qwen3ForCausalLM` with a sliding window.
 - GPT-2's head has no bias. If the head W has full row rank, some u solves W u = b. Adding u to the bias of the last
   LayerNorm then has the same effect: W (x + u) = W x + b. This needs `vocab_size <= hidden_size`.
-- Both models are compared on real text before anything is written.
-- Stock GPT-2 cannot read past its block. So the stock model of `classic` stops there.
+- Both models are compared on a text before anything is written.
+- Stock GPT-2 cannot read past its block, so the stock model of `classic` stops there.
 """
 
 import json
@@ -50,9 +50,10 @@ def fold_head_bias(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     if rest > 1e-6 * bias.abs().max():
         rows, columns = weight.shape
         raise LyricGPTError(
-            f"this model cannot become a GPT-2, whose head has no bias: this head's bias ({rows} characters, width {columns}) "
-            f"cannot be moved into the last LayerNorm ({rest:.1e} would be left over). That needs an alphabet that is not "
-            "larger than the width, and independent rows. Publish the model itself, which needs trust_remote_code"
+            "this model cannot become a stock GPT-2. Its head has a bias, GPT-2's has none, and the bias cannot be "
+            f"moved into the last LayerNorm ({rest:.1e} would be left over). That only works if the alphabet ({rows} "
+            f"characters) is not larger than the width ({columns}) and the head's rows are independent. Publish the "
+            "model itself, which needs trust_remote_code"
         )
     return solution.float()
 
@@ -201,7 +202,7 @@ def write_stock(
     """Writes the stock model and its tokenizer into a new folder. Returns the stock model and its logit difference.
 
     Args:
-        windows: Ids `(B, T)` of real text. Both models are compared on it, after the stock model was saved and loaded.
+        windows: Ids `(B, T)` of a text on which to compare both models. The stock model is saved and loaded first.
         card: Returns the text of the model card, given the stock model and the difference.
 
     Raises:
@@ -217,14 +218,15 @@ def write_stock(
         difference = logit_difference(model, stock, windows)
         if not difference <= TOLERANCE:
             raise LyricGPTError(
-                f"the stock model's logits differ by {difference:.1e} of the largest, more than the allowed {TOLERANCE:.0e}, "
-                "so nothing was written. The head's rows may be nearly dependent. Publish the model itself, which needs "
-                "trust_remote_code"
+                f"the stock model's logits differ by {difference:.1e} of the largest, more than the allowed "
+                f"{TOLERANCE:.0e}, so nothing was written. The head's rows may be nearly dependent. Publish the model "
+                "itself, which needs trust_remote_code"
             )
         text = tokenizer.decode(windows[0])
         if AutoTokenizer.from_pretrained(staged)(text).input_ids != tokenizer(text).input_ids:
             raise LyricGPTError(
-                "the stock tokenizer gives other ids than the model's tokenizer, so nothing was written"
+                "the stock tokenizer gives other ids than the model's tokenizer, so nothing was written. Publish the "
+                "model itself, which needs trust_remote_code"
             )
         (staged / "README.md").write_text(card(stock, difference), encoding="utf-8")
         staged.chmod(0o755)
@@ -235,7 +237,7 @@ def write_stock(
 
 
 def save_stock_tokenizer(tokenizer: LyricGPTTokenizer, folder: Path) -> None:
-    """Saves a tokenizer so that it loads without this project's code, and leaves out that code."""
+    """Saves a tokenizer without this project's code, so that it loads without it."""
     tokenizer.save_pretrained(folder)
     for path in folder.glob("*.py"):
         path.unlink()
