@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/sample.yaml
 ARGS ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
-# Quiet twice: only errors are printed, not warnings about package indexes that this machine is set up with.
+# Quiet twice hides pip's warnings about package indexes. Errors are still shown.
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
 # The tests whose results depend on how the processor rounds.
@@ -25,7 +25,7 @@ test: $(VENV)/.installed-test lint
 test-slow: $(VENV)/.installed-test-slow
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
-# As on other processors: without vector instructions on one thread, then with AVX2, which most processors have.
+# Simulates other processors: first without vector instructions and with one thread, then with AVX2, which most have.
 test-numeric: $(VENV)/.installed-test
 	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(NUMERIC)
 	ATEN_CPU_CAPABILITY=avx2 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(NUMERIC)

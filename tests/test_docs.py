@@ -71,7 +71,7 @@ def settings_tables():
     """The settings as one table per group, made from the dataclass fields."""
     lines = []
     for group in GROUPS:
-        lines += [f"### {group.__doc__}", "", "| setting | default | meaning |", "|---|---|---|"]
+        lines += [f"### {group.__doc__.rstrip('.')}", "", "| setting | default | meaning |", "|---|---|---|"]
         hints = typing.get_type_hints(group)
         for field in dataclasses.fields(group):
             choices = [
