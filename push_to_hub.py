@@ -37,7 +37,7 @@ from training_lyricgpt.hub.commits import (
 )
 from training_lyricgpt.hub.proof import prove
 from training_lyricgpt.hub.staging import STOCK_BRANCH, list_files, refresh, stage, stage_space, stage_stock
-from training_lyricgpt.terminal import command
+from training_lyricgpt.terminal import command, program
 from training_lyricgpt.wording import plural
 
 
@@ -119,7 +119,14 @@ def parse_command() -> argparse.Namespace:
             parser.error("--refresh can't be combined with a run folder, --stock, --space or --public")
         args.repository = args.refresh
     elif args.repository is None:
-        parser.error("name a run folder and a repository, for example: push_to_hub.py runs/sample you/lyricgpt-sample")
+        missing = (
+            "a run folder and the name of a repository"
+            if args.run is None
+            else "the name of a repository after the run folder"
+        )
+        parser.error(
+            f"{missing} is missing, for example: {program('python')} push_to_hub.py {args.run or 'runs/sample'} my-model"
+        )
     for name in (args.repository, *([args.space] if args.space else [])):
         try:
             validate_repo_id(name)

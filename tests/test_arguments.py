@@ -80,7 +80,7 @@ def test_spotify_modern_trains_on_the_same_data_and_as_many_characters_as_spotif
         ("dataset: a.csv\nbatch_size: [1, 2]", "batch_size is a list, but a setting must be a single value"),
         ("dataset: a.csv\nvariant: baroque", r"^\S*\.yaml: variant is 'baroque'; choose one of 'classic', 'modern'$"),
         ("dataset: a.csv\nlearning_rate:", r"\.yaml: learning_rate is empty; give it a value"),
-        ("dataset: a.csv\nhidden_size: 100", "hidden_size 100 is not divisible by num_attention_heads 6; .* 102"),
+        ("dataset: a.csv\nhidden_size: 100", "hidden_size 100 is not divisible by num_attention_heads 6; .* 96"),
         ("dataset: a.csv\nbatch_size: 0", r"^\S*\.yaml: batch_size is 0; it must be from 1 to "),
         ("dataset: a.csv\nvalidation_fraction: 1.5", "validation_fraction is 1.5"),
         ("max_steps: 10", "no songs to train on"),
@@ -91,6 +91,25 @@ def test_spotify_modern_trains_on_the_same_data_and_as_many_characters_as_spotif
 def test_a_bad_configuration_is_refused_and_says_what_is_wrong(config, text, message):
     with pytest.raises(LyricGPTError, match=message):
         parse_arguments([config(text)])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--max_steps=ten", "^--max_steps is 'ten'; it must be a whole number$"),
+        ("--dropout=1.5", "^--dropout is 1.5; it must be at least 0 and below 1$"),
+        ("--sliding_window=1", "^--sliding_window is 1; it must be from 2 to "),
+        ("--block_size=1", "^--block_size is 1; it must be from 2 to "),
+        (
+            "--num_attention_heads=3",
+            "^hidden_size 128 .* num_attention_heads 3; choose another, such as hidden_size 126$",
+        ),
+        ("my songs.csv", "^'my songs.csv' on the command line has no name; did you mean --dataset 'my songs.csv'\\?$"),
+    ],
+)
+def test_a_bad_option_is_refused_without_blaming_a_file(option, message):
+    with pytest.raises(LyricGPTError, match=message):
+        parse_arguments([option])
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_known_one(config):

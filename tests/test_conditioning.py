@@ -192,7 +192,14 @@ def test_a_header_can_be_removed_from_a_song(two_artists):
 def test_a_model_without_headers_refuses_an_artist(tiny_run):
     result = python("-m", "training_lyricgpt.sample", tiny_run, "--artist", "Ada")
     assert result.returncode == 1
-    assert "was trained without them (conditioning: none)" in result.stderr
+    assert "was trained without artists. Leave --artist out, or train a model with --conditioning" in result.stderr
+
+
+def test_a_model_that_knows_titles_only_refuses_an_artist(tmp_path):
+    train(conditioning="title", max_steps=1, output_dir=tmp_path / "titles")
+    result = python("-m", "training_lyricgpt.sample", tmp_path / "titles", "--artist=Ada", "--title=One")
+    assert result.returncode == 1
+    assert "--artist is 'Ada', but" in result.stderr and "was trained without artists" in result.stderr
 
 
 def test_a_run_that_starts_from_a_conditioned_model_uses_headers_unless_told_otherwise(two_artists, tmp_path):

@@ -308,7 +308,7 @@ def test_unknown_characters_are_named_and_replaced(visitor):
 def test_the_page_shows_the_figures_of_the_run(visitor, trained_run):
     visitor.page.get_by_role("tab", name="Figures").click()
     card = visitor.page.locator("#card")
-    card.get_by_text("train loss").wait_for()
+    card.get_by_text("training loss").wait_for()
     assert card.locator("img").evaluate("image => image.naturalWidth") > 100
     assert "longest copy" in card.inner_text()
     best = best_evaluation(read_metrics(trained_run))
@@ -445,7 +445,7 @@ def test_a_published_demo_runs_from_its_own_files_and_writes_songs_with_its_mode
         assert len(visitor.whole_song(length=100)) > len(PROMPT) + 10
         visitor.page.get_by_role("tab", name="Figures").click()
         card = visitor.page.locator("#card")
-        card.get_by_text("train loss").wait_for()
+        card.get_by_text("training loss").wait_for()
         best = best_evaluation(read_metrics(tiny_run))
         assert f"{best['val_loss']:.4f}" in card.inner_text()
         assert card.locator("img").evaluate("image => image.naturalWidth") > 100

@@ -68,4 +68,4 @@ def test_an_installed_project_trains_writes_songs_and_publishes_in_any_folder(en
     assert_succeeds(sent)
     assert "it loads in a fresh process" in sent.stdout
     space = command("lyricgpt-push", "mine", "you/mine", "--dry_run", "--space")
-    assert space.returncode == 1 and "push --space from a clone" in space.stderr
+    assert space.returncode == 1 and "use --space in a clone" in space.stderr

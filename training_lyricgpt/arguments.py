@@ -16,6 +16,7 @@ import difflib
 import importlib.util
 import math
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable
@@ -66,6 +67,7 @@ class Bounds(NamedTuple):
 
 
 COUNT = Bounds(f"from 1 to {LARGEST:,}", lambda value: 1 <= value <= LARGEST)
+FROM_TWO = Bounds(f"from 2 to {LARGEST:,}", lambda value: 2 <= value <= LARGEST)
 FROM_ZERO = Bounds("0 or more", lambda value: 0 <= value < math.inf)
 RATE = Bounds("above 0", lambda value: 0 < value < math.inf)
 SHARE = Bounds("from 0 to 1", lambda value: 0 <= value <= 1)
@@ -185,7 +187,7 @@ class ModelArguments(Group):
         "original notebook, close to GPT-2.",
         "modern",
     )
-    block_size: int = describe("How many characters the model sees at once during training.", 256, COUNT)
+    block_size: int = describe("How many characters the model sees at once during training.", 256, FROM_TWO)
     hidden_size: int = describe(
         "Width of the model: how many numbers it keeps per character. Must be a multiple of num_attention_heads.",
         384,
@@ -216,7 +218,7 @@ class ModelArguments(Group):
         None,
     )
     sliding_window: int | None = describe(
-        "How many characters back each layer of a modern model looks. If not set: half of block_size.", None, COUNT
+        "How many characters back each layer of a modern model looks. If not set: half of block_size.", None, FROM_TWO
     )
 
     def __post_init__(self):
@@ -226,10 +228,10 @@ class ModelArguments(Group):
                 f"sliding_window {self.sliding_window} is larger than block_size {self.block_size}; choose a smaller one"
             )
         if self.hidden_size % self.num_attention_heads:
-            nearest = max(1, round(self.hidden_size / self.num_attention_heads)) * self.num_attention_heads
+            unit = self.num_attention_heads * (2 if self.variant == "modern" else 1)
             raise LyricGPTError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}; "
-                f"the nearest hidden_size that is: {nearest}"
+                f"choose another, such as hidden_size {max(1, round(self.hidden_size / unit)) * unit}"
             )
         if self.variant == "modern" and self.hidden_size // self.num_attention_heads % 2:
             raise LyricGPTError(
@@ -396,6 +398,8 @@ KINDS = {"int": "whole number", "float": "number"}
 class _Parser(HfArgumentParser):
     """A parser for all settings. It takes the name, type, default and help text from each field."""
 
+    prefix = "--"  # of a setting's name in messages
+
     def __init__(self, **options: Any):
         groups = []
         for group in GROUPS:
@@ -434,19 +438,20 @@ class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         if found := re.match(r"argument --(\w+)\S*: invalid (\w+) value: (.*)", message):
             name, kind, value = found.groups()
-            message = f"{name} is {value}; it must be a {KINDS.get(kind, kind)}"
+            message = f"{self.prefix}{name} is {value}; it must be a {KINDS.get(kind, kind)}"
         elif found := re.match(r"argument --(\w+)\S*: Truthy value expected: got (.*) but expected", message):
-            message = "{} is {!r}; it must be yes or no".format(*found.groups())
+            message = self.prefix + "{} is {!r}; it must be yes or no".format(*found.groups())
         elif found := re.match(r"argument --(\w+)\S*: invalid choice: (.*) \(choose from (.*)\)", message):
-            message = "{} is {}; choose one of {}".format(*found.groups())
+            message = self.prefix + "{} is {}; choose one of {}".format(*found.groups())
         else:
             message = re.sub(r"^argument (--\w+)\S*:", r"\1:", message) + "; see --help"
         raise LyricGPTError(message)
 
 
 def _refuse_unknown(name: str, where: str) -> NoReturn:
+    """Raises LyricGPTError for a setting that doesn't exist, with the name that was probably meant."""
     near = difflib.get_close_matches(name.replace("-", "_"), FIELDS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "run train_hf.py --help for a list of all settings"
+    hint = f"did you mean {near[0]!r}?" if near else "--help lists all settings"
     raise LyricGPTError(f"unknown setting {name!r} {where}; {hint}")
 
 
@@ -512,13 +517,17 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     )
     argv = sys.argv[1:] if argv is None else argv
     _, rest = parser.parse_known_args(argv)
+    if rest and not rest[0].startswith("-"):
+        raise LyricGPTError(
+            f"{rest[0]!r} on the command line has no name; did you mean --dataset {shlex.quote(rest[0])}?"
+        )
     if rest:
         _refuse_unknown(rest[0].split("=")[0].lstrip("-"), "on the command line")
     config = parser.parse_args(argv).config
-    read = read_yaml(config)
+    read, parser.prefix = read_yaml(config), ""  # the command line alone is fine
     try:
         namespace = parser.parse_args(_as_options(read) + argv)
-    except LyricGPTError as error:  # the command line alone was fine
+    except LyricGPTError as error:
         raise LyricGPTError(f"{config}: {error}") from None
     values = {name: getattr(namespace, name) for name in FIELDS}
     options = {part.partition("=")[0][2:].replace("-", "_") for part in argv if part.startswith("--")}
@@ -535,8 +544,10 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     try:
         args = _with_dataset(values, given)
     except LyricGPTError as error:
-        name = str(error).split()[0]
-        raise LyricGPTError(f"{config}: {error}" if name in read.keys() - given else str(error)) from None
+        named = [name for name in FIELDS if re.search(rf"\b{name}\b", str(error))]
+        is_from_file = bool(named) and read.keys() - given >= set(named)
+        origin = f"{config}: " if is_from_file else "--" if str(error).split()[0] in given else ""
+        raise LyricGPTError(f"{origin}{error}") from None
     if args.tracker != "none" and importlib.util.find_spec(args.tracker) is None:
         raise LyricGPTError(f"tracker is {args.tracker!r}, which is not installed: pip install {args.tracker}")
     return args

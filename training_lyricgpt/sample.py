@@ -75,10 +75,13 @@ def main(argv: list[str] | None = None) -> None:
         options = {**options, "do_sample": False, "temperature": None}
     prompt = args.prompt
     if args.artist or args.title:
-        if tokenizer.init_kwargs.get("song_template") is None:
-            raise LyricGPTError(
-                f"--artist and --title can't be used: {args.run} was trained without them (conditioning: none). Leave them out"
-            )
+        template = tokenizer.init_kwargs.get("song_template") or ""
+        for name in ("artist", "title"):
+            if getattr(args, name) and name not in template:
+                raise LyricGPTError(
+                    f"--{name} is {getattr(args, name)!r}, but {args.run} was trained without {name}s. Leave --{name} out, or "
+                    "train a model with --conditioning artist_title"
+                )
         prompt = tokenizer.song_prompt(args.artist, args.title) + args.prompt
     _, remark = encode_prompt(tokenizer, prompt)
     if remark:
