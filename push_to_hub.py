@@ -98,7 +98,7 @@ def parse_command() -> argparse.Namespace:
     )
     parser.add_argument("--public", action="store_true", help="make the repository public (default: private)")
     parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to (default: main)")
-    parser.add_argument("--tag", help="name for the commit, for example v1, set once the model is proven to load")
+    parser.add_argument("--tag", help="tag to set on the commit after the model has been checked, for example v1")
     parser.add_argument("--message", help="commit message (default: Upload LyricGPT model)")
     parser.add_argument(
         "--stock",
@@ -111,7 +111,9 @@ def parse_command() -> argparse.Namespace:
         "--space", nargs="?", const="", metavar="NAME", help="also publish the demo (default name: REPOSITORY-demo)"
     )
     parser.add_argument(
-        "--dry_run", action="store_true", help="write what would be sent, prove that it loads, and stop"
+        "--dry_run",
+        action="store_true",
+        help="prepare the files in a local folder and check that the model works, but send nothing",
     )
     args = parser.parse_args()
     if args.refresh is not None:

@@ -146,7 +146,7 @@ def test_the_commands_without_make_set_the_project_up(tmp_path):
     path = os.pathsep.join([str(Path(sys.base_prefix) / "bin"), os.environ["PATH"]])
     result = run(["bash", "-ec", text], cwd=folder, timeout=1500, PATH=path)
     assert_succeeds(result)
-    assert "A song it just wrote:" in result.stdout
+    assert "A song from this model:" in result.stdout
 
 
 @pytest.mark.slow

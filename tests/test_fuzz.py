@@ -60,7 +60,7 @@ def test_prepared_tokens_decode_to_what_was_read(ending, cleaning, songs, compre
         args = parse_arguments(
             [
                 *(f"--dataset={path}", "--output_dir=unused", f"--cleaning={cleaning}", "--alphabet=corpus"),
-                *("--block_size=1", "--near_duplicates=keep"),
+                *("--block_size=2", "--near_duplicates=keep"),
             ]
         )
         try:

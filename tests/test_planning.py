@@ -110,7 +110,7 @@ def test_plan_prints_what_would_run_and_leaves_nothing(tmp_path):
         "on disk",
     ):
         assert part in result.stdout, part
-    assert "A song it just wrote" not in result.stdout
+    assert "A song from this model" not in result.stdout
     assert not (tmp_path / "run").exists()
 
 

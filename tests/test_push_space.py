@@ -102,7 +102,7 @@ def test_a_refusal_of_the_hub_is_reported_and_the_same_command_finishes_the_demo
     failures = [
         ("/spaces/.*/commit/", {"cut": "request"}, "the connection to the Hub was lost"),
         ("/variables", {"status": 403}, "the token may not write to you/tiny-demo"),
-        ("/repos/create", {"status": 402}, "the Hub wants to be paid before it runs you/tiny-demo"),
+        ("/repos/create", {"status": 402}, "the Hub requires payment to run you/tiny-demo"),
     ]
     hub.create("you/tiny")
     while failures:

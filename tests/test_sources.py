@@ -335,7 +335,7 @@ def test_a_file_name_that_is_not_utf_8_is_read(tmp_path):
     with open(path, "wb") as file:  # noqa: PTH123
         file.write(table(SONGS))
     report = load_corpus(
-        parse_arguments([f"--dataset={os.fsdecode(path)}", "--output_dir=unused", "--block_size=1"])
+        parse_arguments([f"--dataset={os.fsdecode(path)}", "--output_dir=unused", "--block_size=2"])
     ).report
     assert report["songs"] == 4 and report["files"][0]["name"] == "caf?.csv"
 

@@ -84,7 +84,7 @@ def test_each_evaluation_is_a_line_of_metrics_and_of_the_table(tiny_run):
 
 def test_at_the_end_a_run_prints_a_song_and_where_everything_is(tiny_run):
     output = (tiny_run.parent / "stdout.txt").read_text()
-    assert "A song it just wrote:" in output
+    assert "A song from this model:" in output
     assert f"model:  {tiny_run}" in output
     assert f"curves: {tiny_run / 'curves.png'}" in output
 
@@ -110,7 +110,7 @@ def test_a_complete_run_says_so_and_prints_a_song(tiny_run):
     before = (tiny_run / "metrics.jsonl").read_text()
     result = assert_succeeds(train(output_dir=tiny_run))
     assert "is complete: 20 steps" in result.stdout
-    assert "A song it just wrote:" in result.stdout
+    assert "A song from this model:" in result.stdout
     assert (tiny_run / "metrics.jsonl").read_text() == before
 
 
@@ -192,7 +192,7 @@ def test_two_processes_give_the_same_curves_as_one_and_each_can_resume_the_other
     two = TINY | values | {"output_dir": tmp_path / "two"}
     result = assert_succeeds(run([*TWO_PROCESSES, "train_hf.py", *options(**two)]))
     assert "2 processes on cpu" in result.stdout
-    assert result.stdout.count("A song it just wrote") == 1
+    assert result.stdout.count("A song from this model") == 1
     assert_succeeds(train(**values, output_dir=tmp_path / "one"))
     for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert other["train_loss"] == pytest.approx(one["train_loss"], abs=1e-4)

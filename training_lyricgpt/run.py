@@ -312,7 +312,7 @@ class Run:
         self.say(f"\n{describe_end(self.rows)}")
         model, tokenizer = load_model(folder, str(folder))
         model.to(self.accelerator.device)
-        self.say(f"\nA song it just wrote:\n\n{write_song(model, tokenizer, args.sample_prompt, seed=args.seed)}\n")
+        self.say(f"\nA song from this model:\n\n{write_song(model, tokenizer, args.sample_prompt, seed=args.seed)}\n")
         if args.quality_songs:
             asked = (args.quality_songs, args.sample_prompt, args.seed)
             self.say(describe_quality(judge_once(folder, model, self.corpus, self.rows, *asked)) + "\n")

@@ -56,7 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--temperature", type=float, default=None, help="how adventurous: 0.7 is careful, 1.2 is wild (default: 0.9)"
     )
-    parser.add_argument("--max_new_tokens", type=int, default=None, help="most characters to write (default: 1000)")
+    parser.add_argument(
+        "--max_new_tokens", type=int, default=None, help="maximum number of characters to write (default: 1000)"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the first song; the same seed gives the same song (default: 0)"
     )

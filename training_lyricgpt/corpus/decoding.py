@@ -80,7 +80,7 @@ class Transcoded(io.RawIOBase):
             self.line += error.object[: error.start].count(b"\n") - error.object[:pending].count(b"\n")
             raise LyricGPTError(
                 f"{self.source.name} is not {self.encoding}: byte 0x{error.object[error.start]:02x} at position {where} (line "
-                f"{self.line}). Set the file's encoding, for example --encoding latin-1 or --encoding cp1252"
+                f"{self.line}). Set the file's encoding, for example --encoding cp1252 (Windows) or --encoding latin-1"
             ) from None
         except UnicodeError as error:
             raise LyricGPTError(

@@ -12,6 +12,7 @@ from ..wording import plural
 from .near_duplicates import STRADDLING
 
 RARE_COUNT, RARE_SHOWN, FREQUENT_SHOWN = 5, 12, 12
+NAMES = {" ": "space", "\n": "line break"}
 CLEANING = {
     "line_endings": "carriage return",
     "trailing_blanks": "trailing space",
@@ -21,12 +22,14 @@ CLEANING = {
 
 
 def counted(character: str, count: int) -> str:
-    return f"{character!r} {count:,}"
+    return f"{NAMES.get(character, repr(character))} ({count:,})"
 
 
 def named(character: str, count: int) -> str:
-    """Describes a rare character with its Unicode name, so that a reader can look it up."""
-    return f"{character!r} ({unicodedata.name(character, f'U+{ord(character):04X}').lower()}) {count:,}"
+    """Describes a rare character, with its Unicode name unless everybody knows it."""
+    if character.isascii() and character.isprintable():
+        return counted(character, count)
+    return f"{character!r} {unicodedata.name(character, f'U+{ord(character):04X}').lower()} ({count:,})"
 
 
 def describe_songs(report: dict[str, Any]) -> list[str]:

@@ -32,7 +32,7 @@ MAGIC = {
     b"PAR1": "a Parquet file",
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "Zstandard",
-    b"PK\x03\x04": "a zip archive (or an Excel table)",
+    b"PK\x03\x04": "a zip archive, or a Word or Excel document",
     b"\xd0\xcf\x11\xe0": "an old Excel table",
     b"%PDF": "a PDF",
     b"\x89PNG": "a PNG picture",
@@ -202,7 +202,7 @@ def check_magic(path: Path) -> None:
     for magic, what in MAGIC.items():
         if begin.startswith(magic) and magic != expected:
             raise LyricGPTError(
-                f"{path} is {what}, as its first bytes show, not a {path.suffix} file; rename or convert it"
+                f"{path} is {what}, as its first bytes show, not a {path.suffix} file; open it in its own program and save it as {path.suffix}"
             )
 
 

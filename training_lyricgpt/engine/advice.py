@@ -82,6 +82,6 @@ def advise(args: OptimizationArguments, shape: ModelArguments, dropout: float, c
     if args.weight_decay < WEIGHT_DECAY[args.optimizer]:
         lines.append(f"  --weight_decay {WEIGHT_DECAY[args.optimizer]}: the loss rises later")
     if not shape.init_from:
-        lines.append("  --init_from a model trained on other songs: it has less left to learn from yours")
+        lines.append("  --init_from a model trained on other songs, which already knows how words are spelled")
     lines.append("(You can lower --max_steps for this run. The other changes need a new --output_dir.)")
     return "\n".join(lines)

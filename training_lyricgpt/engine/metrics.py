@@ -81,4 +81,4 @@ def describe_end(rows: list[dict[str, Any]]) -> str:
 def time_spent(rows: list[dict[str, Any]]) -> str:
     """Returns how long a run trained, without the start of its processes, and what share of that was evaluating."""
     seconds, evaluating = rows[-1]["elapsed_seconds"], sum(row.get("evaluation_seconds", 0.0) for row in rows)
-    return f"{duration(seconds)} ({evaluating / max(seconds, 1e-9):.0%} of it evaluating)"
+    return f"{duration(seconds)} ({evaluating / max(seconds, 1e-9):.0%} of that in evaluation)"

@@ -6,7 +6,7 @@ Notable:
 - The commit names its parent. If somebody else has committed in the meantime, the Hub refuses it.
 - A new branch starts empty, from the repository's first commit, whatever is on `main`.
 - The same functions handle models and Spaces. `repo_type` is the Hub's word for which of the two it is.
-- If the Hub limits the rate, it waits for as long as the Hub asks, within reason. It does not try a commit again if only
+- If the Hub's rate limit was reached, it waits for as long as the Hub asks, within reason. It does not try a commit again if only
   the answer got lost, because the commit may have been made.
 """
 
@@ -34,6 +34,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 
 from .. import LyricGPTError
 from ..files import hash_file, read_json
+from ..terminal import program
 from ..wording import plural
 
 ATTEMPTS = 5
@@ -56,7 +57,7 @@ def seconds_asked(response: httpx2.Response) -> int | None:
 
 
 def patiently(call: Callable, *arguments: Any, **options: Any) -> Any:
-    """Calls a function. If the Hub limits the rate, waits as long as it asks (or 1, 2, 4, … seconds) and calls again."""
+    """Calls a function. If the Hub's rate limit was reached, waits as long as it asks (or 1, 2, 4, … seconds) and calls again."""
     for attempt in range(ATTEMPTS):
         try:
             return call(*arguments, **options)
@@ -67,7 +68,7 @@ def patiently(call: Callable, *arguments: Any, **options: Any) -> Any:
             wait = 2**attempt if asked is None else asked
             if wait > LONGEST_WAIT:
                 raise
-            print(f"the Hub limits the rate; trying again in {plural(wait, 'second')}", flush=True)
+            print(f"the Hub's rate limit was reached; trying again in {plural(wait, 'second')}", flush=True)
             time.sleep(wait)
 
 
@@ -79,11 +80,12 @@ def hub_errors(repository: str, conflict: str = "") -> Iterator[None]:
         conflict: The message to use if the Hub reports a conflict.
     """
     logging.set_verbosity_error()  # the client's warnings show signed addresses
+    login = f"run `{program('hf')} auth login`, or set HF_TOKEN"
     again = "run the same command again, which sends only what has not arrived yet"
     try:
         yield
     except LocalTokenNotFoundError:
-        raise LyricGPTError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN") from None
+        raise LyricGPTError(f"there is no Hugging Face token: {login}") from None
     except OfflineModeIsEnabled:
         raise LyricGPTError("HF_HUB_OFFLINE is set; unset it to upload, or use --dry_run") from None
     except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
@@ -95,13 +97,13 @@ def hub_errors(repository: str, conflict: str = "") -> Iterator[None]:
             said = (cause.server_message or "").strip().split("\n")[0]
             asked = seconds_asked(cause.response)
             refusals = {
-                401: "the Hub does not accept the token: run `hf auth login`, or set HF_TOKEN",
-                402: f"the Hub wants to be paid before it runs {repository}: set that up on the Hub, then {again}",
+                401: f"the Hub does not accept the token: {login}",
+                402: f"the Hub requires payment to run {repository}: set that up on the Hub, then {again}",
                 403: f"the token may not write to {repository}: use one with write access to it",
                 404: f"the Hub has no {repository} that this token can see: check the name and the token",
                 409: conflict or f"{repository} changed in the meantime: run the same command again",
                 412: conflict or f"{repository} changed in the meantime: run the same command again",
-                429: f"the Hub limits the rate: wait {plural(asked, 'second') if asked else 'a while'}, then {again}",
+                429: f"the Hub's rate limit was reached: wait {plural(asked, 'second') if asked else 'a while'}, then {again}",
             }
             advice = refusals.get(
                 status, f"the Hub failed: {again}" if status >= 500 else "the Hub refused the request"

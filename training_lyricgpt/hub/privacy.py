@@ -209,7 +209,7 @@ class Told:
 
     def describe(self) -> Iterator[str]:
         """Yields lines that list all of it. Of many fields that differ only in a number, lists the first and the last value."""
-        yield "these fields say something about your machine and your data:"
+        yield "these fields reveal something about your machine and your data:"
         groups: dict[tuple[str, str], list[Any]] = {}
         for name, place, value in self.fields:
             groups.setdefault((name, re.sub(r"\[\d+\]", "[*]", place)), []).append(value)
