@@ -1,10 +1,10 @@
 """Publishes a run on the Hub and proves that it loads: `python push_to_hub.py runs/sample you/lyricgpt-sample`.
 
-Notable:
+Notes:
 - No file of the run folder is sent as it is. Records are read, checked and written again without paths and names of this
   machine (`privacy`). Checkpoints, corpora and token streams are not sent at all.
-- The repository is private unless you add `--public`. The owner of the lyrics decides on their licence, and only the user
-  knows it.
+- The repository is private unless you add `--public`. Only the owner of the lyrics can decide on
+  their licence, and LyricGPT can't find out what it is.
 - It makes one commit, or none if the branch already has the same files. If a push was interrupted, run the same command
   again and it resumes.
 - The proof is a fresh process that cannot import this project and has an empty cache. It loads that commit with
@@ -12,8 +12,9 @@ Notable:
 - `--stock` also publishes a stock model with the same weights on the branch `native`, proven without any trust.
 - `--space` also publishes `space/`, a page that writes songs with the model. The user's token is not sent. If the model is
   private, a message says where to give its Space a token.
-- `--refresh` puts today's code into a repository that was published with older code. Weights and records stay as they are.
-- `--dry_run` does all of that except for the upload, lists what would be revealed about the user, and keeps the folder.
+- `--refresh` puts the installed version's code into a repository that was published with older code. Weights and records stay as they are.
+- `--dry_run` prepares the same files in a local folder, checks that the models load from there, and lists what would be
+  revealed about the user. It sends nothing, sets no tag and keeps the folder.
 """
 
 import argparse
@@ -121,14 +122,9 @@ def parse_command() -> argparse.Namespace:
             parser.error("--refresh can't be combined with a run folder, --stock, --space or --public")
         args.repository = args.refresh
     elif args.repository is None:
-        missing = (
-            "a run folder and the name of a repository"
-            if args.run is None
-            else "the name of a repository after the run folder"
-        )
-        parser.error(
-            f"{missing} is missing, for example: {program('python')} push_to_hub.py {args.run or 'runs/sample'} my-model"
-        )
+        missing = "the repository is" if args.run is not None else "the run folder and the repository are"
+        example = f"{args.run or 'runs/sample'} lyricgpt-{args.run.name if args.run else 'sample'}"
+        parser.error(f"{missing} missing; write, for example: {program('python')} push_to_hub.py {example}")
     for name in (args.repository, *([args.space] if args.space else [])):
         try:
             validate_repo_id(name)
@@ -156,7 +152,7 @@ def main() -> None:
         space = full_name(args.space)
 
     staged = Path(tempfile.mkdtemp(prefix="lyricgpt-push-"))
-    keep, told = False, None
+    keep, revealed = False, None
     try:
         # The folder to send to each branch.
         folders = {args.revision: staged / "model"}
@@ -165,15 +161,15 @@ def main() -> None:
             args.run = folders[args.revision]
         else:
             branch = STOCK_BRANCH if args.stock else None
-            model, tokenizer, told = stage(args.run, repository, folders[args.revision], branch)
+            model, tokenizer, revealed = stage(args.run, repository, folders[args.revision], branch)
         if args.stock:
             folders[STOCK_BRANCH] = staged / "stock"
             stage_stock(args.run, model, tokenizer, repository, folders[STOCK_BRANCH])
         for branch, folder in folders.items():
             print(f"{'would send' if args.dry_run else 'sending'} to {repository}, branch {branch}:")
             list_files(folder)
-        if told is not None and args.dry_run:
-            print("\n".join(told.describe()))
+        if revealed is not None and args.dry_run:
+            print("\n".join(revealed.describe()))
         if args.space is not None:
             stage_space(args.run, staged / "space")
             print(f"{'would send' if args.dry_run else 'sending'} to the Space {space}, with MODEL={repository}:")
@@ -181,16 +177,17 @@ def main() -> None:
         if args.dry_run:
             for branch, folder in folders.items():
                 song = prove(str(folder), None, args.run, trust=branch != STOCK_BRANCH)
-                print(f"\nit loads in a fresh process and writes: {song!r}")
-                print(f"nothing was sent; the folder is {folder}")
+                print(f"\nthe model loads in a fresh process; sample: {song!r}")
+                print(f"nothing was sent; a copy is in {folder}")
             if args.space is not None:
-                print(f"the demo's folder is {staged / 'space'}")
+                print(f"a copy of the demo is in {staged / 'space'}")
+            print(f"delete {staged} when you are done")
             keep = True
             return
         address = open_repository(repository, None if args.refresh else not args.public)
         for branch, folder in folders.items():
             song = publish(folder, args.run, repository, branch, args, args.tag if branch == args.revision else None)
-            print(f"it loads in a fresh process and writes: {song!r}")
+            print(f"the model loads in a fresh process; sample: {song!r}")
             print(address if branch == "main" else f"{address}/tree/{branch}")
         if args.space is not None:
             publish_space(staged / "space", space, repository, args)

@@ -1,7 +1,7 @@
 """Trains LyricGPT on song lyrics: `accelerate launch train_hf.py --config configs/sample.yaml`.
 
 Read it from top to bottom: settings, devices, data, model, optimizers, resuming, and one loop of evaluate -> forward ->
-backward -> step -> log. Notable:
+backward -> step -> log. Notes:
 
 - A batch depends only on (seed, step), and dropout only on (seed, step, process, micro-batch). So there is no random
   state to save, and a resumed run gives the same result as one that never stopped.

@@ -3,8 +3,8 @@
     python benchmarks/finetuning.py --base runs/sample --dataset path/to/songs.csv
 
 Takes the first songs of --dataset, up to --kilobytes of text, trains on them with the recipe of `configs/sample.yaml` in
-the shape of --base, and prints the validation losses. Notable:
-- Every contender has the same songs, split, steps, batch and seeds. Those that start from --base have a larger alphabet.
+the shape of --base, and prints the validation losses. Notes:
+- Every variant has the same songs, split, steps, batch and seeds. Those that start from --base have a larger alphabet.
 - Runs are kept below --output_dir, and the same command resumes them.
 """
 
@@ -24,7 +24,7 @@ from training_lyricgpt.model.initialization import Parent
 from training_lyricgpt.model.loading import load_run
 
 PROJECT = Path(__file__).resolve().parent.parent
-CONTENDERS = {
+VARIANTS = {
     "from scratch": {},
     "from the trained model": {"init_from": True},
     "from the trained model, a third of the learning rates": {
@@ -76,7 +76,7 @@ def main() -> None:
     print("validation loss in nats per character (lower is better)\n")
     print(f"| | {' | '.join(f'step {step}' for step in range(0, 4 * every + 1, every))} | lowest |")
     print("|---|" + "---|" * 6)
-    for label, settings in CONTENDERS.items():
+    for label, settings in VARIANTS.items():
         losses = []
         for seed in args.seeds:
             name = f"{Path(args.base).name}-{corpus.stem}-{4 * every}-{label.replace(' ', '-')}-{seed}"

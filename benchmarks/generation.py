@@ -10,11 +10,11 @@ Train these two runs first, which takes about 20 minutes each. The modern one is
         --output_dir runs/songs-classic
 
 Everything runs in one process, in turns, in float32, at batch 1 and 16. Speeds are medians over rounds. The prompts are
-the beginnings of validation songs. Notable:
+the beginnings of validation songs. Notes:
 - GPT-2 is the stock model of the classic run: the same weights, the same distribution. It stops at its block.
 - `transformers' loop` is LyricGPT without its own loop: no drafts, no fused matrices.
 - The floor is the time for one character's products of vectors and matrices, and nothing else.
-- Songs cannot end early, so every contender writes the same length.
+- Songs cannot end early, so every variant writes the same length.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def held_out_prompts(run: str, tokenizer: LyricGPTTokenizer, count: int) -> torc
     starts = [start for start in starts.tolist() if start + PROMPT_LENGTH < len(ids)]
     if not starts:
         raise LyricGPTError(
-            f"the validation text of {run} does not mark where songs begin; train with special_tokens: true"
+            f"the validation text of {run} does not mark where songs begin; train with special_tokens set to true"
         )
     rows = [ids[start : start + PROMPT_LENGTH] for start in starts]
     return torch.stack([rows[index % len(rows)] for index in range(count)])
@@ -137,7 +137,7 @@ def multiply_only(model: nn.Module, batch_size: int, length: int) -> float:
     return length / (time.perf_counter() - start)
 
 
-def contenders(
+def variants(
     classic: LyricGPTForCausalLM,
     modern: LyricGPTForCausalLM,
     prompts: torch.Tensor,
@@ -202,7 +202,7 @@ def main() -> None:
         for index in range(args.rounds):
             rows = prompts[index * batch_size : (index + 1) * batch_size]
             length = args.characters if batch_size == 1 else args.characters // 4
-            for name, measure in contenders(classic, modern, rows, length, stretches).items():
+            for name, measure in variants(classic, modern, rows, length, stretches).items():
                 torch.manual_seed(index)
                 speeds.setdefault(name, []).append(batch_size * measure())
         result[f"batch {batch_size}"] = {name: statistics.median(values) for name, values in speeds.items()}

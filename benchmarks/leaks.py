@@ -1,4 +1,6 @@
-"""Measures how many near-duplicates are found, and how many leak: `python benchmarks/leaks.py --dataset songs.csv`.
+"""Measures how many near-duplicates are found, and how many end up on both sides of the split.
+
+    python benchmarks/leaks.py --dataset songs.csv
 
 First, each song gets a copy in which a share of the words is replaced, commas are removed, some lines are in capitals and the
 last four are repeated. Then every fourth song gets such a copy with 3% of the words replaced, and the corpus is split in three

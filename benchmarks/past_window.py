@@ -2,7 +2,7 @@
 
 Characters 1,000 to 2,000 of validation text are predicted in two ways, each from the text before it:
 - as `generate` reads: with a cache, `modern` through its sliding window, `classic` from the start of its moving window;
-- by reading the whole last block again for every character, which is a block's work per character.
+- by reading the whole last block again for every character. This takes as much work per character as a block.
 """
 
 import argparse

@@ -4,13 +4,13 @@
     python benchmarks/recipe.py --corpora songs hymns.csv --seeds 1 2 3 --recipes modern adamw
     python benchmarks/recipe.py --recipes modern --vary dropout=0,0.1 weight_decay=0.01,0.1
 
-4 layers x 192, batch 32 x 128, 1,000 steps. Notable:
+4 layers x 192, batch 32 x 128, 1,000 steps. Notes:
 - Each run is trained by `train_hf.py` in its own folder below --output_dir. Whatever stops the benchmark, the same command
   resumes it. Complete runs are not trained again.
 - `published` is the original notebook's recipe (`configs/spotify.yaml`, with its classic model). `first_version` is the same
   before its initialisation was changed (`configs/shakespeare.yaml`). `modern` is the recipe of `configs/spotify_modern.yaml`.
   `adamw` is the modern model with AdamW alone, at 2e-3 with a cosine schedule.
-- Evaluations come every 50 steps. A loss counts as reached at the first one that shows it.
+- Evaluations come every 50 steps. A loss counts as reached at the first evaluation that shows it.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def main() -> None:
             f"\n{Path(corpus).name}, {len(args.seeds)} seed(s): validation loss in nats per character (lower is better)\n"
         )
         print(
-            f"| recipe | {' | '.join(f'step {step}' for step in quarters)} | lowest | with every seed as good as `published` at |"
+            f"| recipe | {' | '.join(f'step {step}' for step in quarters)} | lowest | step at which all seeds match `published` |"
         )
         print("|---|" + "---|" * (len(quarters) + 2))
         for name in recipes:
@@ -132,7 +132,7 @@ def main() -> None:
                     next((step for step, loss in sorted(losses.items()) if loss <= goal), math.inf)
                     for losses, goal in zip(runs, goals, strict=True)
                 ]
-                cells.append(f"step {max(first)}" if max(first) < math.inf else "never")
+                cells.append(f"{max(first)}" if max(first) < math.inf else "never")
             print(f"| {name} | {' | '.join(cells)} |")
 
 

@@ -3,8 +3,8 @@
     python benchmarks/training.py                 # the table, about fifteen minutes on two cores
     python benchmarks/training.py --rounds 1 --only classic published
 
-All have 6 layers x 6 heads x 384 and 77 characters, with batch 64 x 256 in float32 on a CPU. Contenders take turns, each in
-its own process. The first step of each is not counted, and the table shows medians over the rounds. Notable:
+All have 6 layers x 6 heads x 384 and 77 characters, with batch 64 x 256 in float32 on a CPU. The variants take turns, each in
+its own process. The first step of each is not counted, and the table shows medians over the rounds. Notes:
 - LyricGPT uses `train_hf.py`'s own functions with the optimizers of `configs/spotify.yaml` (classic) and
   `configs/spotify_modern.yaml` (modern).
 - The original way is written here as such notebooks write it: one `Linear` per head, a buffer for the mask, softmax
@@ -107,7 +107,7 @@ class PublishedModel(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Contenders: each returns a training step to be timed
+# Variants: each returns a training step to be timed
 
 
 def plain_loop(model: nn.Module, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[int], None]:
@@ -184,7 +184,7 @@ def best_rate() -> float:
     return max(rates)
 
 
-CONTENDERS: dict[str, Callable[[], float]] = {
+VARIANTS: dict[str, Callable[[], float]] = {
     "roofline": best_rate,
     "classic": lambda: characters_per_second(lyricgpt("classic", 0.2)),
     "published": lambda: characters_per_second(published(0.2)),
@@ -216,8 +216,8 @@ def muon_flops() -> int:
 
 
 def measure_apart(name: str) -> float:
-    """A contender's figure, measured in its own process."""
-    command = [sys.executable, __file__, "--contender", name]
+    """A variant's figure, measured in its own process."""
+    command = [sys.executable, __file__, "--variant", name]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"{name} failed:\n{result.stderr}")
@@ -229,14 +229,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is shown (default: 3)")
     parser.add_argument(
-        "--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="what to measure (default: all)"
+        "--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what to measure (default: all)"
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     use_all_cores()
-    if args.contender:
-        print(CONTENDERS[args.contender]())
+    if args.variant:
+        print(VARIANTS[args.variant]())
         return
     if args.rounds < 1:
         parser.error(f"--rounds is {args.rounds}; it must be at least 1")

@@ -1,12 +1,12 @@
 """All differences between releases of transformers, in one place.
 
-Notable:
+Notes:
 - The model runs on every minor release from `OLDEST` to `NEWEST`. The other files use only names that all of them have.
 - Up to 5.23, the cache of keys and values is called `past_key_values`. From 5.24 on, it is called `cache`. The model
   accepts both names.
 - Importing this file fails on a release before `OLDEST`. On one after `NEWEST`, the model raises an error if it can't
-  give the right result, and the error names the release and what works. Otherwise the model could overlook a cache and
-  silently write a wrong song.
+  give the right result. The error names that release and the releases that work. Without this check, the model could
+  overlook a cache and silently write a wrong song.
 
 When a new release renames something, this is the file to change.
 """
@@ -165,11 +165,11 @@ def check_mask(attention_mask: Any, cached: int | torch.Tensor, new: int) -> Non
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2 or not isinstance(cached, int):
         return  # a static cache counts on the device, and reading that would cost a synchronisation at each step
     if attention_mask.shape[1] != cached + new:
-        raise ValueError(
-            unsupported(
-                f"attention_mask covers {attention_mask.shape[1]} characters, but {cached} are cached and {new} were passed"
-            )
+        problem = (
+            f"attention_mask covers {attention_mask.shape[1]} characters, but {cached} are cached and {new} were passed. Pass a "
+            f"mask with {cached + new} columns"
         )
+        raise ValueError(unsupported(f"{problem}. If your code passes no mask, transformers lost the cache"))
 
 
 def update_cache(
@@ -238,7 +238,7 @@ def refuse_unknown_tensors(forward: Callable, model_inputs: dict[str, Any]) -> N
 
 
 def has_global_hooks() -> bool:
-    """Returns whether hooks are registered for all modules at once. If torch no longer tells, returns True."""
+    """Returns whether hooks are registered for all modules at once. If torch no longer reports this, returns True."""
     return getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: True)()
 
 

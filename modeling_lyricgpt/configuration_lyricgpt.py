@@ -1,6 +1,6 @@
 """Configuration of LyricGPT: one class, two variants.
 
-Notable:
+Notes:
 - `variant="classic"` is the original notebook's character GPT: learned positions, LayerNorm, ReLU, dropout 0.2.
 - `variant="modern"` is a current design: rotary positions, RMSNorm, query/key norm, SwiGLU, a sliding window.
 - A field that is `None` gets the variant's default, so `LyricGPTConfig(variant="modern")` is complete.

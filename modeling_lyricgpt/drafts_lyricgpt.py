@@ -19,7 +19,7 @@ class NgramDrafts:
     """Guesses what comes next in a text from what the model predicted earlier, after the same few characters.
 
     It uses the predictions because they say more than the characters drawn from them. They are averaged for each
-    context of 0 to `NGRAM_LENGTH` characters, and the averages are mixed: a context that was met n times outweighs all
+    context of 0 to `NGRAM_LENGTH` characters, and the averages are mixed: a context that was seen n times outweighs all
     shorter ones n to 1.
 
     Args:

@@ -1,9 +1,9 @@
 """The sampling loop of `LyricGPTForCausalLM.generate`: it writes the same characters as transformers' loop, but faster.
 
-Notable:
-- For each character of a song, all weights have to be read from memory, and that limits the speed. So each pass also
-  reads a *draft* of the next few characters: a matrix product of a few rows takes hardly longer than one of a single
-  row.
+Notes:
+- For each character of a song, all weights have to be loaded from memory, and that limits the speed. So each pass of the
+  model also processes a *draft* of the next few characters: a matrix product of a few rows takes hardly longer than one
+  of a single row.
 - A draft comes from what the model predicted after the same n-grams earlier in the text, because lyrics repeat. It is
   drawn with the same random numbers as the model's own characters, so the two agree more often. A draft's characters are
   kept only as long as the model then draws the same ones. So the distribution does not change, and neither does the
@@ -41,7 +41,8 @@ CHUNK_LENGTH = 256
 class StopSpellingCriteria(StoppingCriteria):
     """Stops a row when it ends in one of the stop strings.
 
-    transformers' own criterion works only if the alphabet has the letters from a to f.
+    transformers' own criterion encodes the text "abcdef" to see how the tokenizer works, so it fails if the alphabet lacks one
+    of these letters.
 
     Raises:
         ValueError: none of the stop strings can be written with the alphabet.
@@ -55,7 +56,10 @@ class StopSpellingCriteria(StoppingCriteria):
         ]
         if not self.spellings:
             unknown = sorted(set("".join(texts)).difference(vocab))
-            raise ValueError(f"the model can never write any of stop_strings={texts}: its alphabet has no {unknown}")
+            raise ValueError(
+                f"the model can never write any of stop_strings={texts}: its alphabet has no {unknown}. Use only characters of "
+                "tokenizer.alphabet"
+            )
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **kwargs) -> torch.Tensor:
         done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

@@ -1,6 +1,6 @@
 """LyricGPT: a character-level GPT, written from scratch in transformers' idiom. One class, two variants.
 
-Notable:
+Notes:
 - `classic`: learned positions, pre-norm LayerNorm, ReLU MLP with biases, q/k/v without bias, dropout, a biased head.
 - `modern`: rotary positions, RMSNorm, query/key norm, SwiGLU, no biases, a sliding window of half a block.
 - Each computes the same as an architecture that comes with transformers (GPT-2 and Qwen3), so it can be exported as a
@@ -8,8 +8,8 @@ Notable:
 - Songs are longer than a block, so `generate` continues past it. The window of `modern` slides. `classic` has a table
   of positions, so its window jumps: each time it is full, it starts half a block later. Where it starts depends only on
   a row's own length without padding, so the characters are the same with or without a cache, alone or in a batch. The
-  model sees between half a block and a whole one. In return, each character is read about twice, instead of a whole
-  block at every step.
+  cost: the model sees only between half a block and a whole one. The gain: it reads each character about twice, instead
+  of a whole block at every step.
 
 `trust_remote_code` needs only this file and the other files in its folder.
 """
@@ -291,7 +291,9 @@ class LyricGPTPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        return True  # transformers would search this file's text for a spelling that its own models use
+        # By default, transformers looks for its own models' line of code that chooses an attention function in the text of
+        # this file. This file spells that line differently, so transformers would not allow other functions.
+        return True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -507,7 +509,8 @@ class LyricGPTForCausalLM(LyricGPTPreTrainedModel, GenerationMixin):
         return super().generate(inputs, generation_config, *args, **kwargs)
 
     # The methods from here on override methods of transformers whose names may change, so each accepts any arguments.
-    # If a release stops calling one, songs are written more slowly, or an error says why they cannot be written.
+    # If a release no longer calls one of them, generation either still works, but more slowly, or raises an error that
+    # says what is unsupported.
 
     def _get_stopping_criteria(self, *args, **kwargs):
         spellings = []

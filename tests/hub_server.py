@@ -1,6 +1,6 @@
 """A small Hugging Face Hub on this machine, for tests that use the real clients.
 
-Notable:
+Notes:
 - It answers what `huggingface_hub`, `transformers` and `datasets` request: accounts and organisations, tokens that may
   read or write, private repositories, commits that check their parent, branches, tags, LFS uploads, files by revision.
 - Repositories and their history are kept in memory. One uvicorn server runs in one thread.

@@ -1,6 +1,6 @@
 """Tries a published model with many releases of transformers: `python tests/releases.py [RELEASE …]` prints a table.
 
-Notable:
+Notes:
 - pip installs each release into its own folder (`.venv/releases/5.0.0`), without its dependencies. A dependency goes into that
   folder too if the release does not accept the version in this environment (`huggingface_hub`, `tokenizers`).
 - `release_probe.py` reads a bare copy of a run folder, in a process that has that folder before site-packages and cannot import

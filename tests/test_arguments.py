@@ -117,6 +117,58 @@ def test_an_unknown_option_is_refused_with_the_nearest_known_one(config):
         parse_arguments([config("dataset: a.csv"), "--learning-rat=1"])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max_steps=foo"], r"^--max_steps is 'foo'; it must be a whole number$"),
+        (["--variant=baroque"], r"^--variant is 'baroque'; choose one of "),
+        (["--batch_size=0"], r"^--batch_size is 0; it must be from 1 to "),
+        (
+            ["--num_attention_heads=3"],
+            r"^hidden_size 128 .* by --num_attention_heads 3; .* hidden_size that works is 126$",
+        ),
+        (["--hidden_size=127"], r"^--hidden_size 127 .* by num_attention_heads 4; .* that works is 128$"),
+        (["--sliding_window=1"], r"^--sliding_window is 1; it must be from 2 to "),
+        (["--block_size=1"], r"^--block_size is 1; it must be at least 2"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_an_error_marks_the_settings_that_come_from_the_command_line(config, options, message):
+    with pytest.raises(LyricGPTError, match=message):
+        parse_arguments([config("dataset: a.csv\nhidden_size: 128\nnum_attention_heads: 4"), *options])
+
+
+def test_an_error_names_the_file_only_if_all_settings_in_it_come_from_there(config):
+    with pytest.raises(LyricGPTError, match=r"^\S*\.yaml: hidden_size 100 is not divisible by num_attention_heads 8"):
+        parse_arguments([config("dataset: a.csv\nhidden_size: 100\nnum_attention_heads: 8")])
+
+
+def test_the_size_that_an_error_suggests_works(config):
+    file = config("dataset: a.csv\nhidden_size: 128")
+    parse_arguments([file, "--num_attention_heads=3", "--hidden_size=126"])
+    with pytest.raises(LyricGPTError, match=r"the nearest hidden_size that works is 129$"):
+        parse_arguments([file, "--num_attention_heads=3", "--variant=classic"])
+
+
+def test_a_file_without_an_option_is_taken_for_the_dataset(config):
+    file = config("max_steps: 3")
+    with pytest.raises(LyricGPTError, match=r"'my songs\.csv' .* did you mean --dataset 'my songs\.csv'\?"):
+        parse_arguments([file, "my songs.csv"])
+    with pytest.raises(LyricGPTError, match=r"'b\.csv' on the command line is not a setting; .*'lyrics/\*\.csv'"):
+        parse_arguments([file, "--dataset", "a.csv", "b.csv"])
+
+
+def test_an_unknown_option_that_is_like_no_other_names_a_command_that_lists_all(config):
+    with pytest.raises(LyricGPTError, match=r"run \S*python\S* train_hf\.py --help for a list"):
+        parse_arguments([config("dataset: a.csv"), "--zzzzzzzz=1"])
+
+
+def test_a_wrong_value_in_a_saved_configuration_names_the_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("dataset: a.csv\nmax_steps: 0")
+    with pytest.raises(LyricGPTError, match=r"run\.yaml: max_steps is 0"):
+        load_arguments(tmp_path / "run.yaml")
+
+
 def test_a_missing_configuration_file_is_named():
     with pytest.raises(LyricGPTError, match=r"no configuration file at nowhere\.yaml"):
         parse_arguments(["--config=nowhere.yaml"])

@@ -96,7 +96,7 @@ def test_a_width_that_the_heads_do_not_divide():
 
 def test_a_batch_that_cannot_be_divided_evenly(tmp_path):
     result = train(gradient_accumulation_steps=3, output_dir=tmp_path / "run")
-    assert_refused(result, "batch_size 8 is not divisible by 1 process(es) x 3 gradient_accumulation_steps")
+    assert_refused(result, "batch_size 8 is not divisible by 1 process x 3 gradient_accumulation_steps")
     assert not (tmp_path / "run").exists()
 
 
@@ -136,14 +136,14 @@ def sample(*arguments):
 def test_unknown_characters_in_a_prompt_are_named_and_a_song_is_written(tiny_run):
     result = sample(tiny_run, "--prompt", "Caf\u00e9 \u6f22", "--max_new_tokens", "20")
     assert result.returncode == 0, result.stderr
-    assert "never seen 'é' (U+00E9), '漢' (U+6F22)" in result.stderr
+    assert "'é' (U+00E9), '漢' (U+6F22) aren't in the model's alphabet; each is replaced by <|unk|>" in result.stderr
     assert result.stdout.startswith("Café 漢")
 
 
 def test_unknown_characters_in_a_prompt_are_an_error_without_unk(tmp_path):
     result = train(output_dir=tmp_path / "run", special_tokens="false", alphabet="corpus", max_steps=2)
     assert result.returncode == 0, result.stderr
-    assert_refused(sample(tmp_path / "run", "--prompt", "Café"), "'é' (U+00E9)", "special_tokens: true")
+    assert_refused(sample(tmp_path / "run", "--prompt", "Café"), "'é' (U+00E9)", "special_tokens to true")
     known = sample(tmp_path / "run", "--prompt", "The sea", "--max_new_tokens", "10")
     assert known.returncode == 0, known.stderr
     assert known.stdout.startswith("The sea")
@@ -159,7 +159,7 @@ def test_unknown_validation_characters_without_unk_are_refused_with_a_remedy(tmp
     path = write_songs(tmp_path / "songs.csv", make_songs(10))
     held_out = write_songs(tmp_path / "held_out.csv", ["☃ " * 60])
     result = train(dataset=path, validation_file=held_out, special_tokens="false", output_dir=tmp_path / "run")
-    assert_refused(result, "'☃' (U+2603)", "alphabet: corpus")
+    assert_refused(result, "'☃' (U+2603)", "set alphabet to corpus")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,8 @@ def test_unknown_validation_characters_without_unk_are_refused_with_a_remedy(tmp
         ({"learning_rate": "nan"}, "learning_rate is nan"),
         ({"seed": -1}, "seed is -1"),
         ({"sliding_window": 0}, "sliding_window is 0"),
+        ({"sliding_window": 1}, "sliding_window is 1; it must be from 2 to"),
+        ({"block_size": 1}, "block_size is 1; it must be at least 2"),
         ({"sliding_window": 64}, "sliding_window 64 is larger than block_size 32"),
         ({"hidden_size": 30}, "rotary positions need an even number; choose a hidden_size that is a multiple of 4"),
         ({"beta2": 1}, "beta2 is 1.0"),
@@ -240,6 +242,11 @@ def test_a_run_that_cannot_be_written_says_so(tmp_path):
 
 def test_sampling_from_a_folder_without_a_model(tmp_path):
     assert_refused(sample(tmp_path), "contains no model")
+
+
+def test_a_corpus_with_a_single_song_is_named(corpus):
+    result = train(dataset=corpus("text\nla la la\n"))
+    assert_refused(result, "songs.csv has only one song", "Set split to characters")
 
 
 def test_sampling_from_something_that_does_not_exist():

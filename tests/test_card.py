@@ -462,7 +462,7 @@ def test_the_card_says_what_was_done_with_duplicates(judged_run):
     data = section(str(model_card(ours)), "Data")
     assert "5 songs in 2 groups; each group is on one side of the split" in data
     assert "0 (4 if near-duplicates were ignored)" in data
-    assert "3 songs are exact copies of another" in data
+    assert "3 songs are exact copies of another song" in data
     assert "2 empty rows skipped" in data
 
 

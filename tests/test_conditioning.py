@@ -74,7 +74,7 @@ def test_odd_names_become_plain_characters_on_one_line(tmp_path, make_songs, nam
 
 
 def test_headers_need_songs_with_names(tmp_path, make_songs):
-    with pytest.raises(LyricGPTError, match="needs split: songs and special_tokens: true"):
+    with pytest.raises(LyricGPTError, match="set split to songs and special_tokens to true"):
         prepare(SAMPLE_LYRICS, conditioning="title", split="characters")
     (tmp_path / "a.csv").write_text("text\n" + "".join(f"song {n} of many words\n" for n in range(20)))
     with pytest.raises(LyricGPTError, match=r"no song in .* has an artist; name the right column with --artist_column"):
@@ -192,14 +192,19 @@ def test_a_header_can_be_removed_from_a_song(two_artists):
 def test_a_model_without_headers_refuses_an_artist(tiny_run):
     result = python("-m", "training_lyricgpt.sample", tiny_run, "--artist", "Ada")
     assert result.returncode == 1
-    assert "was trained without artists. Leave --artist out, or train a model with --conditioning" in result.stderr
+    assert f"--artist is 'Ada', but {tiny_run} was trained without artists; leave --artist out" in result.stderr
+    assert "--conditioning artist_title" in result.stderr
 
 
-def test_a_model_that_knows_titles_only_refuses_an_artist(tmp_path):
-    train(conditioning="title", max_steps=1, output_dir=tmp_path / "titles")
-    result = python("-m", "training_lyricgpt.sample", tmp_path / "titles", "--artist=Ada", "--title=One")
+def test_asking_a_model_trained_with_titles_for_an_artist_is_an_error(tmp_path):
+    result = train(output_dir=tmp_path / "run", conditioning="title", max_steps=1, quality_songs=0)
+    assert result.returncode == 0, result.stderr
+    asked = ("-m", "training_lyricgpt.sample", tmp_path / "run", "--max_new_tokens", "5", "--title", "The Sea")
+    assert python(*asked).returncode == 0
+    result = python(*asked, "--artist", "Ada")
     assert result.returncode == 1
-    assert "--artist is 'Ada', but" in result.stderr and "was trained without artists" in result.stderr
+    assert "--artist is 'Ada', but" in result.stderr
+    assert "was trained without artists; leave --artist out" in result.stderr
 
 
 def test_a_run_that_starts_from_a_conditioned_model_uses_headers_unless_told_otherwise(two_artists, tmp_path):

@@ -56,7 +56,7 @@ def put(hub, staged, **changed):
 def test_a_dry_run_leaves_what_would_be_sent_and_proves_that_it_loads(tiny_run):
     result = push(tiny_run, "you/lyricgpt-tiny", "--dry_run")
     assert result.returncode == 0, result.stderr
-    assert "it loads in a fresh process and writes:" in result.stdout
+    assert "the model loads in a fresh process; sample:" in result.stdout
     folder = Path(result.stdout.split("the folder is ")[1].strip())
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in tiny_run.iterdir()} - {"checkpoints"}
@@ -113,7 +113,7 @@ def test_a_push_is_one_private_commit_that_loads_and_holds_nothing_of_this_machi
     (commit,) = hub.commits("you/tiny")
     assert commit.title == "First songs" and commit.oid in result.stdout
     assert result.stdout.splitlines()[-1] == f"{hub.endpoint}/you/tiny"
-    assert "it loads in a fresh process and writes:" in result.stdout.splitlines()[-2]
+    assert "the model loads in a fresh process; sample:" in result.stdout.splitlines()[-2]
     assert hub.repository("you/tiny").private
     assert hub.repository("you/tiny").tags["v1"] is commit
     assert hub.tokens_at_storage == []
@@ -132,7 +132,7 @@ def test_a_push_of_the_same_run_makes_no_second_commit_and_proves_the_first(tiny
     result = push_to(hub, tiny_run, "tiny")  # without an owner, the name is one's own
     assert result.returncode == 0, result.stderr
     assert f"you/tiny already has these files, in commit {commit.oid}" in result.stdout
-    assert "it loads in a fresh process" in result.stdout
+    assert "the model loads in a fresh process" in result.stdout
     assert hub.commits("you/tiny") == [commit]
 
 
@@ -160,7 +160,7 @@ def test_a_push_replaces_what_an_earlier_one_wrote_and_leaves_the_rest(tiny_run,
 def test_the_stock_model_is_on_its_own_branch_and_loads_without_trust_remote_code(tiny_run, hub):
     result = push_to(hub, tiny_run, "band/tiny", "--stock")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("it loads in a fresh process and writes:") == 2
+    assert result.stdout.count("the model loads in a fresh process; sample:") == 2
     assert len(hub.commits("band/tiny")) == len(hub.commits("band/tiny", "native")) == 1
     stock = hub.files("band/tiny", "native")
     assert not [name for name in stock if name.endswith(".py")]
@@ -367,7 +367,7 @@ def test_a_model_published_with_older_code_gets_todays_and_keeps_its_weights(hub
     hub.commit_as("you", "you/old", old)
     result = push_to(hub, "--refresh=you/old")
     assert result.returncode == 0, result.stderr
-    assert "it loads in a fresh process and writes:" in result.stdout
+    assert "the model loads in a fresh process; sample:" in result.stdout
     after = {name: content for name, content in hub.files("you/old").items() if name != ".gitattributes"}
     assert after.keys() == (old.keys() | todays_code().keys()) - {"helpers_lyricgpt.py"}
     assert all(after[name] == todays_code().get(name, content) for name, content in old.items() if name in after)

@@ -33,7 +33,7 @@ def test_a_push_that_was_killed_resumes_when_it_is_started_again(tiny_run, hub, 
 
     result = push_to(hub, tiny_run, "you/tiny")
     assert result.returncode == 0, result.stderr
-    assert "it loads in a fresh process and writes:" in result.stdout
+    assert "the model loads in a fresh process; sample:" in result.stdout
     (commit,) = hub.commits("you/tiny")
     assert ("already has these files" in result.stdout) == bool(committed)
     assert set(commit.files) - {".gitattributes"} == {file.name for file in tiny_run.iterdir()} - {"checkpoints"}

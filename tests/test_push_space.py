@@ -120,7 +120,7 @@ def test_a_dry_run_shows_the_demo(tiny_run):
     result = push(tiny_run, "you/tiny", "--dry_run", "--space")
     assert result.returncode == 0, result.stderr
     assert "would send to the Space you/tiny-demo, with MODEL=you/tiny:" in result.stdout
-    folder = Path(re.search(r"the demo's folder is (.*)", result.stdout)[1])
+    folder = Path(re.search(r"a copy of the demo is in (.*)", result.stdout)[1])
     assert {path.name for path in folder.iterdir()} == set(SPACE_FILES)
     for name in SPACE_FILES:
         assert re.search(rf"[\d,]+ bytes  {re.escape(name)}\n", result.stdout), name

@@ -1,6 +1,6 @@
 """What users do with a run folder: load, save and load again, merge, rename, move, share, make it read-only.
 
-Notable:
+Notes:
 - Every load happens in a process that cannot import this project. The run folder's tokenizer has a song template.
 - An error while loading a folder becomes that folder's report, so that only the tests of that folder fail.
 - What several tests need is made once, even if pytest-xdist spreads them over processes.

@@ -249,7 +249,7 @@ def test_the_report_says_what_was_read_skipped_changed_and_rare(tmp_path, make_s
     text = describe_corpus(report)
     for part in (
         "42 songs from songs.csv, 1 empty row skipped",
-        "1 song is an exact copy of another",
+        "1 song is an exact copy of another song",
         "cleaning changed 42 songs:",
         "1 control character",
         "near-duplicates (songs that are almost the same): 2 songs in 1 group; each group is on one side of the split",

@@ -66,6 +66,6 @@ def test_an_installed_project_trains_writes_songs_and_publishes_in_any_folder(en
     assert_succeeds(command("lyricgpt-export", "stock", "mine", "stock"))
     sent = command("lyricgpt-push", "mine", "you/mine", "--dry_run")
     assert_succeeds(sent)
-    assert "it loads in a fresh process" in sent.stdout
+    assert "the model loads in a fresh process" in sent.stdout
     space = command("lyricgpt-push", "mine", "you/mine", "--dry_run", "--space")
     assert space.returncode == 1 and "use --space in a clone" in space.stderr

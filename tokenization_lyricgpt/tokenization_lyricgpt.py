@@ -1,13 +1,13 @@
 """Character tokenizer of LyricGPT: one character is one token, and nothing is lost.
 
-Notable:
+Notes:
 - It is a `tokenizers` model, so its `tokenizer.json` loads in plain transformers (4 and 5) without this code. The model
-  is a BPE without merges, which turns each unknown character into an unknown token.
+  is a BPE without merges, which turns each unknown character into one `<|unk|>` token.
 - Ids: special tokens first (`<|endoftext|>`, `<|unk|>`, `<|pad|>`), then the alphabet by code point.
 - `decode(encode(text)) == text` for any text made of known characters.
 - `encode_utf8` and `encode_corpus` give the same ids for a whole corpus at memory speed: they look up UTF-8 bytes in a
-  table, without a Python loop over characters. In a corpus, the text `<|endoftext|>` is thirteen characters, never a
-  special token.
+  table, without a Python loop over characters. In a corpus, the text `<|endoftext|>` is read as 13 ordinary
+  characters.
 - A tokenizer without special tokens has no `<|unk|>`, so an unknown character is an error that names it.
 - `song_template` is a Jinja template of `artist`, `title` and `text`; `None` renders the text alone.
 """
@@ -183,7 +183,7 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
         if self.unk_token is None and (ids == missing).any():
             names = describe_characters(self.unknown_characters(data.tobytes().decode("utf-8", "surrogatepass")))
             raise UnknownCharacterError(
-                f"the alphabet has no {names}; set alphabet: corpus, or special_tokens: true so that they become {UNKNOWN}"
+                f"the alphabet has no {names}; set alphabet to corpus, or special_tokens to true so that they become {UNKNOWN}"
             )
         return ids
 

@@ -1,12 +1,12 @@
 """The settings of a run, in four groups. They come from a YAML file, and the command line can override each of them.
 
-Notable:
+Notes:
 - A function takes only the group that it needs. `Arguments` has all four, and cannot be changed after parsing.
 - Each field has its bounds. Rules that involve two fields are in the group's `__post_init__`.
 - YAML values go through the same parser as the command line, so `3e-4` is a number in both, and a wrong type gives the
   same message in both.
-- An unknown setting is an error that suggests the nearest known name. If a misspelled setting were ignored, somebody
-  would find out after a night of training.
+- An unknown setting is an error that suggests the nearest known name. If a misspelled setting were ignored, the run would
+  train with the wrong value.
 - When a run is resumed, `describe_differences` lists the settings that differ but must not.
 """
 
@@ -19,7 +19,7 @@ import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -81,6 +81,28 @@ def describe(text: str, default: Any, bounds: Bounds | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"help": text.replace("%", "%%"), "bounds": bounds})
 
 
+class SettingError(LyricGPTError):
+    """Settings have wrong values, or don't fit together.
+
+    Attributes:
+        names: The settings that the message names.
+    """
+
+    def __init__(self, message: str, *names: str):
+        super().__init__(message)
+        self.names = names
+
+    def located(self, config: str, in_file: Iterable[str], given: Iterable[str]) -> LyricGPTError:
+        """Returns the error with `--` before the settings from the command line.
+
+        If all settings come from the configuration file, the error names that file.
+        """
+        message = str(self)
+        for name in set(self.names) & set(given):
+            message = re.sub(rf"(?<![\w-]){name}\b", f"--{name}", message, count=1)
+        return LyricGPTError(f"{config}: {message}" if set(self.names) <= set(in_file) - set(given) else message)
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Settings that belong together. Invalid values raise `LyricGPTError`."""
@@ -89,7 +111,7 @@ class Group:
         for field in dataclasses.fields(self):
             value, bounds = getattr(self, field.name), field.metadata.get("bounds")
             if bounds and value is not None and not bounds.hold(value):
-                raise LyricGPTError(f"{field.name} is {value}; it must be {bounds.words}")
+                raise SettingError(f"{field.name} is {value}; it must be {bounds.words}", field.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,17 +186,24 @@ class CorpusArguments(Group):
     def __post_init__(self):
         super().__post_init__()
         if self.min_char_count > 1 and not self.special_tokens:
-            raise LyricGPTError(
-                f"min_char_count is {self.min_char_count}, which needs special_tokens: true (for <|unk|>)"
+            raise SettingError(
+                f"min_char_count is {self.min_char_count}, but there is no <|unk|> to replace rare characters with; set "
+                "special_tokens to true",
+                "min_char_count",
+                "special_tokens",
             )
         if self.conditioning != "none" and (self.split == "characters" or not self.special_tokens):
-            raise LyricGPTError(
-                f"conditioning is {self.conditioning!r}, which needs split: songs and special_tokens: true, because a "
-                "header belongs to a whole song"
+            raise SettingError(
+                f"conditioning is {self.conditioning!r}, but headers only work with whole songs and special tokens; set "
+                "split to songs and special_tokens to true",
+                "conditioning",
             )
         if self.near_duplicates == "group" and self.split == "characters":
-            raise LyricGPTError(
-                "near_duplicates is 'group', which needs split: songs; with split: characters, choose drop, keep or ignore"
+            raise SettingError(
+                "near_duplicates is 'group', but split is 'characters'; set near_duplicates to drop, keep or ignore, or split "
+                "to songs",
+                "near_duplicates",
+                "split",
             )
 
 
@@ -224,19 +253,25 @@ class ModelArguments(Group):
     def __post_init__(self):
         super().__post_init__()
         if self.sliding_window is not None and self.sliding_window > self.block_size:
-            raise LyricGPTError(
-                f"sliding_window {self.sliding_window} is larger than block_size {self.block_size}; choose a smaller one"
+            raise SettingError(
+                f"sliding_window {self.sliding_window} is larger than block_size {self.block_size}; choose a smaller window",
+                "sliding_window",
+                "block_size",
             )
-        if self.hidden_size % self.num_attention_heads:
-            unit = self.num_attention_heads * (2 if self.variant == "modern" else 1)
-            raise LyricGPTError(
-                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}; "
-                f"choose another, such as hidden_size {max(1, round(self.hidden_size / unit)) * unit}"
+        heads, both = self.num_attention_heads, ("hidden_size", "num_attention_heads")
+        if self.hidden_size % heads:
+            unit = 2 * heads if self.variant == "modern" else heads  # rotary positions need heads of even width
+            nearest = max(1, round(self.hidden_size / unit)) * unit
+            raise SettingError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {heads}; the nearest hidden_size "
+                f"that works is {nearest}",
+                *both,
             )
-        if self.variant == "modern" and self.hidden_size // self.num_attention_heads % 2:
-            raise LyricGPTError(
-                f"hidden_size {self.hidden_size} / num_attention_heads {self.num_attention_heads} is odd, but rotary positions "
-                f"need an even number; choose a hidden_size that is a multiple of {2 * self.num_attention_heads}"
+        if self.variant == "modern" and self.hidden_size // heads % 2:
+            raise SettingError(
+                f"hidden_size {self.hidden_size} / num_attention_heads {heads} is odd, but rotary positions need an even "
+                f"number; choose a hidden_size that is a multiple of {2 * heads}",
+                *both,
             )
 
 
@@ -347,9 +382,10 @@ class Arguments(CorpusArguments, ModelArguments, OptimizationArguments, RunArgum
     def __post_init__(self):
         super().__post_init__()
         if self.scores_scaled_by == "n_embd" and (self.variant, self.optimizer) != ("classic", "adamw"):
-            raise LyricGPTError(
+            raise SettingError(
                 f"scores_scaled_by is 'n_embd', which needs variant classic and optimizer adamw, not {self.variant} and "
-                f"{self.optimizer}"
+                f"{self.optimizer}",
+                "scores_scaled_by",
             )
 
     def replace(self, **values: Any) -> "Arguments":
@@ -398,8 +434,6 @@ KINDS = {"int": "whole number", "float": "number"}
 class _Parser(HfArgumentParser):
     """A parser for all settings. It takes the name, type, default and help text from each field."""
 
-    prefix = "--"  # of a setting's name in messages
-
     def __init__(self, **options: Any):
         groups = []
         for group in GROUPS:
@@ -438,11 +472,11 @@ class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         if found := re.match(r"argument --(\w+)\S*: invalid (\w+) value: (.*)", message):
             name, kind, value = found.groups()
-            message = f"{self.prefix}{name} is {value}; it must be a {KINDS.get(kind, kind)}"
+            message = f"--{name} is {value}; it must be a {KINDS.get(kind, kind)}"
         elif found := re.match(r"argument --(\w+)\S*: Truthy value expected: got (.*) but expected", message):
-            message = self.prefix + "{} is {!r}; it must be yes or no".format(*found.groups())
+            message = "--{} is {!r}; it must be yes or no".format(*found.groups())
         elif found := re.match(r"argument --(\w+)\S*: invalid choice: (.*) \(choose from (.*)\)", message):
-            message = self.prefix + "{} is {}; choose one of {}".format(*found.groups())
+            message = "--{} is {}; choose one of {}".format(*found.groups())
         else:
             message = re.sub(r"^argument (--\w+)\S*:", r"\1:", message) + "; see --help"
         raise LyricGPTError(message)
@@ -453,6 +487,17 @@ def _refuse_unknown(name: str, where: str) -> NoReturn:
     near = difflib.get_close_matches(name.replace("-", "_"), FIELDS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "--help lists all settings"
     raise LyricGPTError(f"unknown setting {name!r} {where}; {hint}")
+
+
+def _refuse_extra(words: list[str], argv: list[str]) -> NoReturn:
+    """Raises the error about the first word of the command line that is no setting and no setting's value."""
+    if words[0].startswith("-"):
+        _refuse_unknown(words[0].split("=")[0].lstrip("-"), "on the command line")
+    if any(part.split("=")[0] == "--dataset" for part in argv):
+        hint = "to name several files, put a pattern in quotes: --dataset 'lyrics/*.csv'"
+    else:
+        hint = f"did you mean --dataset {shlex.quote(words[0])}?"
+    raise LyricGPTError(f"{words[0]!r} on the command line is not a setting; {hint}")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -517,18 +562,14 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     )
     argv = sys.argv[1:] if argv is None else argv
     _, rest = parser.parse_known_args(argv)
-    if rest and not rest[0].startswith("-"):
-        raise LyricGPTError(
-            f"{rest[0]!r} on the command line has no name; did you mean --dataset {shlex.quote(rest[0])}?"
-        )
     if rest:
-        _refuse_unknown(rest[0].split("=")[0].lstrip("-"), "on the command line")
+        _refuse_extra(rest, argv)
     config = parser.parse_args(argv).config
-    read, parser.prefix = read_yaml(config), ""  # the command line alone is fine
+    read = read_yaml(config)
     try:
         namespace = parser.parse_args(_as_options(read) + argv)
-    except LyricGPTError as error:
-        raise LyricGPTError(f"{config}: {error}") from None
+    except LyricGPTError as error:  # the command line alone was fine
+        raise LyricGPTError(f"{config}: {str(error).removeprefix('--')}") from None
     values = {name: getattr(namespace, name) for name in FIELDS}
     options = {part.partition("=")[0][2:].replace("-", "_") for part in argv if part.startswith("--")}
     given = frozenset(name for name in FIELDS if {name, f"no_{name}"} & options)
@@ -538,18 +579,19 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     try:
         values["output_dir"] = str(Path(output_dir).expanduser())
     except RuntimeError:
-        raise LyricGPTError(
-            f"output_dir is {output_dir!r}, but that user has no home folder; write out the path"
-        ) from None
+        error = SettingError(
+            f"output_dir is {output_dir!r}, but that user has no home folder; write out the path", "output_dir"
+        )
+        raise error.located(config, read, given) from None
     try:
         args = _with_dataset(values, given)
-    except LyricGPTError as error:
-        named = [name for name in FIELDS if re.search(rf"\b{name}\b", str(error))]
-        is_from_file = bool(named) and read.keys() - given >= set(named)
-        origin = f"{config}: " if is_from_file else "--" if str(error).split()[0] in given else ""
-        raise LyricGPTError(f"{origin}{error}") from None
+    except SettingError as error:
+        raise error.located(config, read, given) from None
     if args.tracker != "none" and importlib.util.find_spec(args.tracker) is None:
-        raise LyricGPTError(f"tracker is {args.tracker!r}, which is not installed: pip install {args.tracker}")
+        error = SettingError(
+            f"tracker is {args.tracker!r}, which is not installed: pip install {args.tracker}", "tracker"
+        )
+        raise error.located(config, read, given)
     return args
 
 
@@ -559,9 +601,15 @@ def load_arguments(path: str | Path) -> Arguments:
     Raises:
         LyricGPTError: the file cannot be read, or a setting is unknown or has a wrong value.
     """
-    namespace = _Parser().parse_args(_as_options(read_yaml(path)))
-    values = {name: getattr(namespace, name) for name in FIELDS}
-    return _with_dataset(values | {"output_dir": values["output_dir"] or str(Path(path).parent)})
+    read = read_yaml(path)
+    try:
+        namespace = _Parser().parse_args(_as_options(read))
+        values = {name: getattr(namespace, name) for name in FIELDS}
+        return _with_dataset(values | {"output_dir": values["output_dir"] or str(Path(path).parent)})
+    except SettingError as error:
+        raise error.located(str(path), read, ()) from None
+    except LyricGPTError as error:
+        raise LyricGPTError(f"{path}: {str(error).removeprefix('--')}") from None
 
 
 def _with_dataset(values: dict[str, Any], given: frozenset[str] = frozenset()) -> Arguments:

@@ -69,14 +69,16 @@ def main(argv: list[str] | None = None) -> None:
     stock = commands.add_parser("stock", help="the same model in an architecture that comes with transformers")
     stock.add_argument("run", help="run folder, or a model on the Hub (user/name)")
     published = commands.add_parser("published", help="a classic LyricGPT with the original notebook's weights")
-    published.add_argument("state_dict", type=Path, help="file with its weights (.pt, .pth or .safetensors)")
+    published.add_argument("state_dict", type=Path, help="file with the notebook's weights (.pt, .pth or .safetensors)")
     published.add_argument(
-        "alphabet", type=Path, help="file with its training text, or with its characters in the order of their ids"
+        "alphabet",
+        type=Path,
+        help="file with the notebook's training text, or with the characters in the order of their ids",
     )
     published.add_argument(
         "--scaled_by",
         choices=SCALES,
-        help="its version of the notebook divides attention scores by the square root of this (default: head_size)",
+        help="what the notebook divides attention scores by: its square root (default: head_size)",
     )
     for command_parser in (stock, published):
         command_parser.add_argument("out", type=Path, help="folder to write")

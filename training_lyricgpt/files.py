@@ -80,8 +80,8 @@ def saving(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise LyricGPTError(
-            f"{folder} cannot be written: {error}. Everything saved before is intact. Fix the cause and run the same "
-            "command again"
+            f"{folder} cannot be written: {error}. Everything saved before is intact. Free some disk space, check "
+            "that you may write there, and run the same command again, or choose another --output_dir"
         ) from error
 
 

@@ -41,7 +41,7 @@ if sys.platform == "linux":
 
 @contextlib.contextmanager
 def workers_end_with_us() -> Iterator[None]:
-    """Makes workers forked inside it end when this process is killed. Otherwise they would wait for work forever."""
+    """Makes workers that are forked inside the `with` block end when this process is killed. Otherwise they would wait for work forever."""
     global _workers_end_with
     before, _workers_end_with = _workers_end_with, os.getpid()
     try:

@@ -1,6 +1,6 @@
 """The fields of a run's records, and how to read a record that somebody else may have written.
 
-Notable:
+Notes:
 - pydantic checks each field. A record that is too large, is nested too deeply or has a wrong type gives an error of one
   line that names the file. Fields that are not listed here are dropped, so they can neither affect a model nor be
   published.
@@ -289,7 +289,7 @@ def read_text_of(path: Path) -> str:
             )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise LyricGPTError(f"{path} cannot be read: {error}") from None
+        raise LyricGPTError(f"{path} cannot be read: {error}. Restore it, and check that you may read it") from None
 
 
 adapter = functools.cache(TypeAdapter)  # making one takes longer than reading a record

@@ -1,6 +1,6 @@
 """A run: its folder, and everything around its training steps.
 
-Notable:
+Notes:
 - It never overwrites another run's folder: see `model.resuming`.
 - Where processes wait for each other, all of them call the same method at the same step.
 - Only the main process checks and writes files. Only its `rows` are complete.
@@ -293,9 +293,10 @@ class Run:
                 self.save(step)
             self.accelerator.end_training()
             if self.is_main:
+                saved = "saved. To resume" if step else "nothing to save yet. To start again"
                 self.output.write_last(
-                    f"stopped by {stopped_by.name} at step {step:,} of {self.args.max_steps:,}; "
-                    f"{'saved' if step else 'nothing to save yet'}. To resume, run the same command:\n  {self.launch}"
+                    f"stopped by {stopped_by.name} at step {step:,} of {self.args.max_steps:,}; {saved}, run the same "
+                    f"command:\n  {self.launch}"
                 )
             sys.exit(128 + stopped_by)
         if self.is_main:

@@ -1,6 +1,6 @@
 """Writes songs with a trained model: `python -m training_lyricgpt.sample RUN --prompt "I walked along"`.
 
-Notable:
+Notes:
 - Each character is shown as soon as it is written. (transformers' own streamers wait for whole words.)
 - The songs of a call use the seeds `seed`, `seed + 1`, …, so you can write any one of them again alone.
 """
@@ -77,12 +77,12 @@ def main(argv: list[str] | None = None) -> None:
         options = {**options, "do_sample": False, "temperature": None}
     prompt = args.prompt
     if args.artist or args.title:
-        template = tokenizer.init_kwargs.get("song_template") or ""
         for name in ("artist", "title"):
-            if getattr(args, name) and name not in template:
+            is_ignored = tokenizer.song_prompt(**{name: "x"}) == tokenizer.song_prompt()
+            if (value := getattr(args, name)) and is_ignored:
                 raise LyricGPTError(
-                    f"--{name} is {getattr(args, name)!r}, but {args.run} was trained without {name}s. Leave --{name} out, or "
-                    "train a model with --conditioning artist_title"
+                    f"--{name} is {value!r}, but {args.run} was trained without {name}s; leave --{name} out, or train a "
+                    "model with --conditioning artist_title"
                 )
         prompt = tokenizer.song_prompt(args.artist, args.title) + args.prompt
     _, remark = encode_prompt(tokenizer, prompt)

@@ -1,6 +1,6 @@
-"""How a command prints and exits: in one line if the user made a mistake, and without a traceback if it can't print.
+"""How a command prints and exits. A user's mistake gives an error of one line. A failure to print gives no traceback.
 
-Notable:
+Notes:
 - A character that the terminal or file can't represent is written as an escape, for example `\\u3042`.
 - When the reader of a pipe is gone (`| head`), a command exits silently. A training run saves first: see `Output`.
 """
@@ -44,7 +44,7 @@ def command() -> Iterator[None]:
         sys.exit(NOBODY_READS)
     except OSError as error:
         drop_output()
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: reading or writing failed: {error}. Check the free disk space and the permissions")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -56,7 +56,7 @@ def program(name: str) -> str:
 
 
 class Output:
-    """Standard output of a run, which must not end a run: once a line cannot be written, the rest is dropped.
+    """Standard output of a run. A failure to print must not end the run, so after the first failure nothing more is printed.
 
     Attributes:
         error: The error from the first line that could not be written, or None.

@@ -1,6 +1,6 @@
 """Downloads transformers' own test suites: the source archive of the installed version, from the package index.
 
-Notable:
+Notes:
 - The wheel has no tests. The source archive has the shared suites (`tests/test_*_common.py`, `tests/test_*_mixin.py`). None of
   it is committed here.
 - pip downloads it, so that its indexes, proxies and certificates apply. It checks the archive's SHA-256 before anything in it

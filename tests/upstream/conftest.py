@@ -1,6 +1,6 @@
 """Prepares pytest for transformers' suites, and allows our models to skip only the tests that GPT-2 skips too.
 
-Notable:
+Notes:
 - Without the suites, the files that need them are not collected, and `test_archive.py` fails with the reason.
 - The suites skip what a model does not seem to support, so a model could pass by declaring little. Therefore, when a test of
   ours skips, the same test is run on GPT-2 and must skip there too. So if nothing fails, our models pass every test that

@@ -1,6 +1,6 @@
 """Describes how good a model is: its evaluations, what it copies, and what it cannot do.
 
-Notable:
+Notes:
 - If there are many evaluations, the table shows only some, always with the first, the best and the last.
 - It does not guess languages. It only says which scripts the letters of the songs belong to.
 """

@@ -1,10 +1,10 @@
 """Makes the model card, the `README.md` of a run folder and of a published repository, from the run's records.
 
-Notable:
+Notes:
 - The text is in the template, `card.md.jinja`. The values are already Markdown: text from records is escaped first.
 - All figures are read from the records, and none is typed by hand. The tests run the code blocks as they are.
 - The songs on it are unedited, and the code block above them prints exactly these songs: weights and seed determine a song.
-- It does not guess the language of the songs, and names no licence that nobody stated.
+- It does not guess the language of the songs, and names only a licence that the user stated.
 - `assessment` describes how good the model is, and `provenance` where it comes from.
 """
 
@@ -79,7 +79,7 @@ def about(records: Records) -> dict[str, Any]:
     rows = [
         ("model", f"LyricGPT's `{config.variant}` variant: {plural(config.num_hidden_layers, 'layer')}, {plural(config.num_attention_heads, 'attention head')}, width {config.hidden_size}"),
         ("alphabet", f"{plural(corpus['alphabet_size'], 'character')}, all that it knows"),
-        ("block", f"{plural(args.block_size, 'character')}: how much text it saw at once in training (a song can be longer)"),
+        ("block", f"{plural(args.block_size, 'character')}: how much text the model saw at once in training (a song can be longer)"),
         ("validation loss", f"**{best['val_loss']:.4f}** nats per character ({best['val_bits_per_char']:.4f} bits), at step {best['step']:,}; lower is better"),
         ("validation accuracy", f"{best['val_accuracy']:.1%} of the next characters guessed right"),
         ("training", f"{plural(records.rows[-1]['step'], 'step')} in {duration(records.rows[-1]['elapsed_seconds'])}{where}"),

@@ -1,6 +1,6 @@
-"""Describes the licence of the songs on a card, which is only what the user stated.
+"""Describes the licence of the songs on a card. It names only a licence that the user stated.
 
-Notable:
+Notes:
 - The Hub accepts only the identifiers on its list. Any other licence becomes `other`, with a name.
 - If the user stated no licence, the card's metadata has none, and its text says so.
 """

@@ -1,6 +1,6 @@
 """Writes Markdown that may contain any text, such as names, songs and passages.
 
-Notable:
+Notes:
 - Text from a corpus never acts as markup. It is escaped, or put into code whose fence is longer than any in the text.
 - It is made for GitHub's dialect, which the Hub's is like. There, a bar ends a table cell even within code.
 """

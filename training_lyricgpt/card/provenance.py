@@ -62,7 +62,10 @@ def near_duplicates_line(records: Records) -> str:
     figures = records.corpus["near_duplicates"]
     if figures["mode"] == "ignore":
         return "Near-duplicates (songs that are almost the same, such as covers) were not searched for."
-    what = f"have at least {THRESHOLD:.0%} of all their sequences of {SHINGLE_BYTES} letters and digits in common"
+    what = (
+        f"share at least {THRESHOLD:.0%} of the different sequences of {SHINGLE_BYTES} letters and digits that occur in either "
+        "of them"
+    )
     if not figures["clusters"]:
         return f"No near-duplicates (songs that are almost the same, such as covers) were found: no two songs {what}."
     meaning = f"Near-duplicates are songs that are almost the same, such as covers: they {what}."
@@ -177,7 +180,7 @@ def parent_name(records: Records) -> str:
 
 
 def has_public_parent(records: Records) -> bool:
-    """Returns whether a run started from a model on the Hub, as noted at its start; without such a note, it did not."""
+    """Returns whether a run started from a model on the Hub, as recorded at its start. False if nothing was recorded."""
     return names_hub(records.args.init_from) and any(entry.get("init_from") == "hub" for entry in records.environment)
 
 

@@ -1,4 +1,4 @@
-"""Makes the card of a stock model: what it is, how little it was measured to differ, and what it cannot do."""
+"""Makes the card of a stock model: what it is, how much it differs, and what it cannot do."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Prepares a corpus as token streams and keeps them in a cache.
 
-Notable:
+Notes:
 - Prepared streams are cached under a checksum of their content and settings, so that a second start prepares nothing.
 - An index of path, size and modification time avoids hashing a file again.
 """
@@ -158,7 +158,10 @@ def load_run_corpus(folder: Path) -> TokenizedCorpus:
     args = load_arguments(folder / "run.yaml")
     corpus = load_corpus(args, report.get("base_alphabet", ""))
     if corpus.report["checksum"] != report["checksum"]:
-        raise LyricGPTError(f"the corpus of {folder} has changed since the training; restore the original files")
+        raise LyricGPTError(
+            f"the corpus of {folder} does not match the one that it was trained on: its files, run.yaml or LyricGPT's way of "
+            "preparing a corpus changed. Restore the original files, or use the version of LyricGPT that trained it"
+        )
     return corpus
 
 

@@ -1,10 +1,10 @@
 """Standard cleaning of songs: of one text, or of a whole batch of UTF-8 bytes at memory speed.
 
-Notable:
+Notes:
 - `clean` defines the result. `clean_batch` gives the same bytes and the same counts, but only looks at the ends of lines. It
   leaves songs that need more than that (control characters, text that isn't in NFC, blanks beyond ASCII) to `clean`.
-- Missing songs (nothing, blanks, or the `NaN` that pandas writes) are found almost without decoding: if more than three of
-  the first 16 bytes are printable ASCII characters, the song isn't missing.
+- Empty rows (nothing, blanks, or the `NaN` that pandas writes) are found almost without decoding: if more than three of
+  the first 16 bytes are printable ASCII characters, the row isn't empty.
 """
 
 import re

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from .. import LyricGPTError
 from ..wording import shown
-from .sources import Source, Told
+from .sources import Reading, Source
 
 # In order of preference. Case doesn't matter, and a space counts as an underscore.
 COLUMNS = {
@@ -19,23 +19,23 @@ OPTIONS = {"text": "text_column", "artist": "artist_column", "song": "title_colu
 SCHEMA = pa.schema([(name, pa.large_string()) for name in ("artist", "song", "text")])
 
 
-def choose_columns(names: Iterable[str], told: Told) -> dict[str, str]:
+def choose_columns(names: Iterable[str], reading: Reading) -> dict[str, str]:
     """Returns which columns of a source are `artist`, `song` and `text`, without those that it lacks."""
     names = list(names)
     folded = {name.strip().casefold().replace(" ", "_"): name for name in reversed(names)}
-    chosen = {role: name for role, name in told.columns.items() if name in names}
+    chosen = {role: name for role, name in reading.columns.items() if name in names}
     for role, known in COLUMNS.items():
-        if told.columns.get(role) is None:
+        if reading.columns.get(role) is None:
             found = (folded[name] for name in known if name in folded)
             if (name := next((name for name in found if name not in chosen.values()), None)) is not None:
                 chosen[role] = name
-    told.found |= {role for role, name in chosen.items() if name == told.columns.get(role)}
+    reading.found |= {role for role, name in chosen.items() if name == reading.columns.get(role)}
     return chosen
 
 
-def refuse_columns(source: Source, names: Iterable[str], told: Told) -> LyricGPTError:
+def refuse_columns(source: Source, names: Iterable[str], reading: Reading) -> LyricGPTError:
     """Returns the error for a source without a column of lyrics."""
-    stated = told.columns.get("text")
+    stated = reading.columns.get("text")
     lacks = f"no column {stated!r}" if stated else f"no column called {', '.join(COLUMNS['text'][:3])} or similar"
     listed = ", ".join(repr(shown(name, 40)) for name in list(names)[:20])
     return LyricGPTError(
@@ -43,10 +43,10 @@ def refuse_columns(source: Source, names: Iterable[str], told: Told) -> LyricGPT
     )
 
 
-def check_stated(pattern: str, told: Told) -> None:
+def check_stated(pattern: str, reading: Reading) -> None:
     """Raises LyricGPTError if no source has a column that the settings name."""
-    for role, name in told.columns.items():
-        if name is not None and role not in told.found:
+    for role, name in reading.columns.items():
+        if name is not None and role not in reading.found:
             raise LyricGPTError(f"{pattern} has no column {name!r}; correct --{OPTIONS[role]} or leave it out")
 
 

@@ -1,6 +1,6 @@
 """Decodes the bytes of a source: encodings, byte order marks, halves of surrogate pairs.
 
-Notable:
+Notes:
 - If a text isn't in the given encoding, the error names the first wrong byte, its position and its line.
 - Halves of surrogate pairs, which no encoding can hold, are replaced with U+FFFD and counted.
 - UTF-8 is passed on unchanged, and checked when it is converted to strings.
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from .. import LyricGPTError
 from .memory import BLOCK_BYTES
-from .sources import Source, Told
+from .sources import Reading, Source
 
 
 def find_encoding(source: Source, encoding: str) -> str:
@@ -105,20 +105,20 @@ def open_utf8(source: Source, encoding: str) -> BinaryIO:
     return io.BufferedReader(Transcoded(source, encoding), BLOCK_BYTES)
 
 
-def checked_text(source: Source, encoding: str, values: pa.Array, told: Told) -> pa.Array:
+def checked_text(source: Source, encoding: str, values: pa.Array, reading: Reading) -> pa.Array:
     """Converts UTF-8 bytes to strings.
 
     Raises:
         LyricGPTError: if some bytes aren't UTF-8. The message gives their position in the file.
     """
     try:
-        return as_texts(values, told)
+        return as_texts(values, reading)
     except UnicodeDecodeError:
         locate_bad_byte(source, encoding)
         raise
 
 
-def as_texts(values: pa.Array, told: Told) -> pa.Array:
+def as_texts(values: pa.Array, reading: Reading) -> pa.Array:
     """Converts UTF-8 bytes to strings. Replaces halves of surrogate pairs and counts them.
 
     Raises:
@@ -128,7 +128,7 @@ def as_texts(values: pa.Array, told: Told) -> pa.Array:
         return values.cast(pa.large_string())
     except pa.ArrowInvalid:
         pairs = [repair((value or b"").decode("utf-8", "surrogatepass")) for value in values.to_pylist()]
-        told.replaced += sum(replaced for _, replaced in pairs)
+        reading.replaced += sum(replaced for _, replaced in pairs)
         return pa.array([text for text, _ in pairs], pa.large_string())
 
 

@@ -1,6 +1,6 @@
 """Headers that name a song's artist and title, so that a prompt can ask for them.
 
-Notable:
+Notes:
 - Headers are rendered with the tokenizer's song template, which is saved with the tokenizer. So `tokenizer.song_prompt`
   gives exactly the header that a song had in training.
 - A tenth of the training songs have no header, a tenth only the artist and a tenth only the title, so that the model also

@@ -1,11 +1,12 @@
 """Finds near-duplicates, songs that are almost the same: covers, reprints, transcriptions by different people.
 
-Notable:
+Notes:
 - Two songs are near-duplicates if their shingles have a Jaccard similarity of at least 0.35. A shingle is sixteen bytes of a
   song's letters and digits in lower case, joined without gaps, starting where a word begins. A character beyond ASCII always
   begins a word. So punctuation, line breaks, letter case and the number of times that a chorus is repeated don't count.
 - rensa computes the MinHash signatures (Broder 1997). Songs that share a band of three values are compared by their whole
-  signatures. These are 84% of the pairs with a similarity at the threshold, 94% of those at 0.4, and 99.6% of those at 0.5.
+  signatures. This step finds 84% of the pairs with a similarity at the threshold, 94% of those at 0.4, and 99.6% of those at
+  0.5.
 - Measured on hymns and the embedded songs, each with a copy in which some words are replaced: 100% of the copies are found if
   5% of the words are replaced, 81% at 10% and 32% at 15%. No two different songs are called near-duplicates
   (`python benchmarks/leaks.py`).
@@ -22,7 +23,6 @@ from datasets import Dataset, Features, List, Value
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .. import LyricGPTError
 from .packed import Batch, as_batch
 
 # Key in `corpus.json`: how many validation songs have a near-duplicate in training.
@@ -177,16 +177,9 @@ def split_clusters(cluster: np.ndarray, order: np.ndarray, count: int) -> np.nda
     """Chooses about `count` songs for validation so that no cluster is divided: bool, shape `(songs,)`.
 
     The place of a cluster in the order is that of its first song. The last clusters are for validation.
-
-    Raises:
-        LyricGPTError: if all songs are in one cluster.
+    There must be at least two clusters.
     """
     _, first, member, sizes = np.unique(cluster[order], return_index=True, return_inverse=True, return_counts=True)
-    if len(first) < 2:
-        raise LyricGPTError(
-            "all songs are near-duplicates of each other, so none can be set aside for validation. Set near_duplicates: "
-            "keep, or name a validation_file"
-        )
     by_place = np.argsort(first)[::-1]  # the last cluster first
     validation = np.cumsum(sizes[by_place])[:-1]  # songs in the last 1, 2, ... clusters
     number = 1 + int(np.argmin(np.abs(validation - count)))

@@ -1,6 +1,6 @@
 """Turns songs into token streams: reads and cleans them, finds near-duplicates, splits, tokenizes and writes them.
 
-Notable:
+Notes:
 - Every step is a pass over memory-mapped files, so that a larger corpus needs only a few more bytes of memory per song. (A
   text file is one document. Several copies of it are in memory at once.)
 - The output depends only on the content and the settings. If the preparation is killed and started again, it gives the same

@@ -1,6 +1,6 @@
 """Reads each kind of source in batches of songs, with the columns `artist`, `song` and `text`, all of them strings.
 
-Notable:
+Notes:
 - Each line of a JSON file may use different names for its columns.
 - If a source cannot be read, the error names the file, the line if it is known, and what to do.
 """
@@ -18,14 +18,14 @@ from ..wording import shown
 from .columns import SCHEMA, check_once, choose_columns, refuse_columns, song_table
 from .decoding import as_texts, checked_text, find_encoding, locate_bad_byte, open_utf8, repair
 from .memory import BLOCK_BYTES, longest_document, read_whole, refuse_large
-from .sources import COMPRESSIONS, READING_ERRORS, Source, Told, load_hub, unreadable
+from .sources import COMPRESSIONS, READING_ERRORS, Reading, Source, load_hub, no_rows, unreadable
 from .tables import read_table
 
 BATCH_SONGS = 1000
 
 
-def read_json_lines(source: Source, told: Told) -> Iterator[pa.Table]:
-    encoding = find_encoding(source, told.encoding)
+def read_json_lines(source: Source, reading: Reading) -> Iterator[pa.Table]:
+    encoding = find_encoding(source, reading.encoding)
     by_keys: dict[tuple[str, ...], dict[str, str]] = {}
     songs: list[dict[str, str]] = []
     has_text, size, longest = False, 0, longest_document()
@@ -50,7 +50,7 @@ def read_json_lines(source: Source, told: Told) -> Iterator[pa.Table]:
                 )
             keys = tuple(row)
             if keys not in by_keys:
-                by_keys[keys] = choose_columns(keys, told)
+                by_keys[keys] = choose_columns(keys, reading)
             has_text |= "text" in by_keys[keys]
             song = dict.fromkeys(SCHEMA.names, "")
             for role, name in by_keys[keys].items():
@@ -61,16 +61,16 @@ def read_json_lines(source: Source, told: Told) -> Iterator[pa.Table]:
                         "Correct the line, or set --text_column to the column with the lyrics"
                     )
                 song[role], replaced = repair(as_name(value))
-                told.replaced += replaced
+                reading.replaced += replaced
             songs.append(song)
             size += len(line)
             if len(songs) == BATCH_SONGS or size > BLOCK_BYTES:
                 yield json_table(songs)
                 songs, size = [], 0
     if not by_keys:
-        raise LyricGPTError(f"{source.name} has no rows")
+        raise no_rows(source)
     if not has_text:
-        raise refuse_columns(source, next(iter(by_keys)), told)
+        raise refuse_columns(source, next(iter(by_keys)), reading)
     if songs:
         yield json_table(songs)
 
@@ -87,7 +87,7 @@ def as_name(value: Any) -> str:
     return "" if value is None or isinstance(value, dict) else str(value)
 
 
-def as_text(source: Source, role: str, name: str, values: pa.Array, told: Told) -> pa.Array:
+def as_text(source: Source, role: str, name: str, values: pa.Array, reading: Reading) -> pa.Array:
     """Converts a column of a Parquet file or a Hub dataset to strings.
 
     Raises:
@@ -109,7 +109,7 @@ def as_text(source: Source, role: str, name: str, values: pa.Array, told: Told) 
         pa.large_binary()
     )
     try:
-        return as_texts(values, told).fill_null("")
+        return as_texts(values, reading).fill_null("")
     except UnicodeDecodeError as error:
         raise LyricGPTError(
             f"{source.name}: column {name!r} is not UTF-8: byte 0x{error.object[error.start]:02x} in "
@@ -117,45 +117,45 @@ def as_text(source: Source, role: str, name: str, values: pa.Array, told: Told) 
         ) from None
 
 
-def read_parquet(source: Source, told: Told) -> Iterator[pa.Table]:
+def read_parquet(source: Source, reading: Reading) -> Iterator[pa.Table]:
     with source.open() as stream:
         compressed = source.path.suffix.lower() in COMPRESSIONS
         file = pyarrow.parquet.ParquetFile(
             pa.BufferReader(read_whole(source.name, stream)) if compressed else source.path
         )
     names = file.schema_arrow.names
-    chosen = choose_columns(names, told)
+    chosen = choose_columns(names, reading)
     if "text" not in chosen:
-        raise refuse_columns(source, names, told)
+        raise refuse_columns(source, names, reading)
     check_once(source, names, chosen)
     groups = [file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups)]
     if groups and max(groups) > (longest := longest_document()):
         raise refuse_large(source.name, longest)
     if file.metadata.num_rows == 0:
-        raise LyricGPTError(f"{source.name} has no rows")
+        raise no_rows(source)
     for batch in file.iter_batches(BATCH_SONGS, columns=list(chosen.values())):
-        columns = {role: as_text(source, role, name, batch.column(name), told) for role, name in chosen.items()}
+        columns = {role: as_text(source, role, name, batch.column(name), reading) for role, name in chosen.items()}
         yield song_table(columns, batch.num_rows)
 
 
-def read_text(source: Source, told: Told) -> Iterator[pa.Table]:
+def read_text(source: Source, reading: Reading) -> Iterator[pa.Table]:
     """Reads a text file as one row, with its line endings unchanged."""
-    encoding = find_encoding(source, told.encoding)
+    encoding = find_encoding(source, reading.encoding)
     with open_utf8(source, encoding) as file:
         content = read_whole(source.name, file)
     title = Path(source.member or source.path.name).name.split(".")[0]
-    text = checked_text(source, encoding, pa.array([content], pa.large_binary()), told)
+    text = checked_text(source, encoding, pa.array([content], pa.large_binary()), reading)
     yield song_table({"song": pa.array([title], pa.large_string()), "text": text}, 1)
 
 
-def read_hub(source: Source, told: Told) -> Iterator[pa.Table]:
+def read_hub(source: Source, reading: Reading) -> Iterator[pa.Table]:
     dataset = load_hub(source.name)
-    chosen = choose_columns(dataset.column_names, told)
+    chosen = choose_columns(dataset.column_names, reading)
     if "text" not in chosen:
-        raise refuse_columns(source, dataset.column_names, told)
+        raise refuse_columns(source, dataset.column_names, reading)
     for batch in dataset.select_columns(list(chosen.values())).with_format("arrow").iter(BATCH_SONGS):
         columns = {
-            role: as_text(source, role, name, batch[name].combine_chunks(), told) for role, name in chosen.items()
+            role: as_text(source, role, name, batch[name].combine_chunks(), reading) for role, name in chosen.items()
         }
         yield song_table(columns, batch.num_rows)
 
@@ -169,13 +169,13 @@ READERS = {
 }
 
 
-def read_source(source: Source, told: Told) -> Iterator[pa.Table]:
+def read_source(source: Source, reading: Reading) -> Iterator[pa.Table]:
     """Reads the songs of a source in batches with the columns `artist`, `song` and `text`, all of them strings.
 
     Raises:
         LyricGPTError: if the source cannot be read.
     """
     try:
-        yield from READERS[source.kind](source, told)
+        yield from READERS[source.kind](source, reading)
     except (*READING_ERRORS, pa.ArrowException) as error:
         raise unreadable(source.name, error) from None

@@ -44,7 +44,7 @@ def describe_songs(report: dict[str, Any]) -> list[str]:
     lines = [line]
     if copies := report["duplicates"]:
         lines.append(
-            f"  {plural(copies, 'song')} {'is an exact copy' if copies == 1 else 'are exact copies'} of another"
+            f"  {plural(copies, 'song')} {'is an exact copy' if copies == 1 else 'are exact copies'} of another song"
         )
     counts = {kind: count for kind, count in report["cleaning_removed"].items() if count and kind in CLEANING}
     removed = [plural(count, CLEANING[kind]) for kind, count in counts.items()]
@@ -88,7 +88,7 @@ def describe_near_duplicates(report: dict[str, Any]) -> list[str]:
         songs = report["songs_in"].get("validation")
         which = f"{split:,} of {plural(songs, 'validation song')}" if songs else plural(split, "validation song")
         which += " has" if split == 1 else " have"
-        lines.append(f"  note: {which} a near-duplicate in training, so the validation loss is optimistic")
+        lines.append(f"  note: {which} a near-duplicate in training, so the validation loss is optimistic (too low)")
     return lines
 
 
@@ -116,12 +116,15 @@ def describe_alphabet(report: dict[str, Any]) -> list[str]:
 def describe_corpus(report: dict[str, Any]) -> str:
     """Returns the lines that a run prints about its corpus. `report` is the content of `corpus.json`."""
     tokens, songs = report["tokens"], report["songs_in"]
+    # The mark at the end of a song is a token, too.
+    unit = "token" if report["special_tokens"] else "character"
     sides = []
     for split, name in (("train", "for training"), ("validation", "for validation")):
         count = f" ({plural(songs[split], 'song')})" if report["split"] == "songs" else ""
-        sides.append(f"{tokens[split]:,} characters{count} {name}")
+        sides.append(f"{plural(tokens[split], unit)}{count} {name}")
     lines = describe_songs(report) + describe_near_duplicates(report)
-    lines.append(f"  split by {report['split']}: {', '.join(sides)}")
+    meaning = " (tokens: characters and end-of-song marks)" if report["special_tokens"] else ""
+    lines.append(f"  split by {report['split']}: {', '.join(sides)}{meaning}")
     lines += describe_alphabet(report)
     if unknown := report["unknown"].get("validation", 0):
         lines.append(

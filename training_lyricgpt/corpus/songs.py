@@ -1,8 +1,8 @@
 """Reads and cleans the songs of any source, a few megabytes at a time, and draws their order for the split.
 
-Notable:
+Notes:
 - A table has one song per row. A text file is one document. `readers` reads each kind of file.
-- No song is dropped on a guess: a song called "None" stays a song. Skipped rows are counted and reported.
+- No song is dropped by a heuristic: a song called "None" stays a song. Skipped rows are counted and reported.
 - The order of the songs is `RandomState(split_seed).permutation(rows)`, drawn before empty rows are dropped. This is the
   order that pandas' `sample(frac=1, random_state=split_seed)` gives.
 - Songs are cleaned and counted as bytes while the next ones are read. They are written to one Arrow file, which is
@@ -28,7 +28,7 @@ from .cleaning import clean_batch, find_missing
 from .columns import SCHEMA, check_stated
 from .packed import CODE_POINTS, MappedTexts, as_batch, as_strings, count_characters, count_code_points
 from .readers import read_source
-from .sources import Told, find_sources
+from .sources import Reading, find_sources
 
 CLEANING_THREADS = 2
 COUNTED_SONGS = 1000  # at once
@@ -116,8 +116,8 @@ def read_songs(args: CorpusArguments, pattern: str, folder: Path, shuffle: bool 
     sources = find_sources(pattern)
     is_text = sources[0].kind == "text"
     columns = {"text": args.text_column, "artist": args.artist_column, "song": args.title_column}
-    told = Told(args.encoding, columns)
-    tables = (table for source in sources for table in read_source(source, told))
+    reading = Reading(args.encoding, columns)
+    tables = (table for source in sources for table in read_source(source, reading))
     counts, changed, cleaned, parts = np.zeros(CODE_POINTS, dtype=np.int64), 0, {}, []
     path = folder / f"songs-{len(list(folder.glob('songs-*')))}.arrow"
     progress = tqdm(desc="reading", unit=" songs", disable=None, leave=False)
@@ -129,7 +129,7 @@ def read_songs(args: CorpusArguments, pattern: str, folder: Path, shuffle: bool 
             cleaned = {kind: cleaned.get(kind, 0) + count for kind, count in part.cleaned.items()}
             parts.append((part.kept, part.characters, part.hashes))
             progress.update(len(part.kept))
-    check_stated(pattern, told)
+    check_stated(pattern, reading)
     kept, characters, hashes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     rows = len(kept)
     permutation = np.arange(rows)
@@ -139,7 +139,7 @@ def read_songs(args: CorpusArguments, pattern: str, folder: Path, shuffle: bool 
     order = (np.cumsum(kept) - 1)[chosen[kept[chosen]]]
     if len(order) == 0:
         raise LyricGPTError(
-            f"{pattern}: all {len(chosen)} rows are empty{missing_column(told)}; choose another file or --text_column"
+            f"{pattern}: all {len(chosen)} rows are empty{missing_column(reading)}; choose another file or --text_column"
         )
     dataset = Dataset.from_file(str(path))
     if len(order) < len(dataset):
@@ -154,14 +154,14 @@ def read_songs(args: CorpusArguments, pattern: str, folder: Path, shuffle: bool 
         "duplicates": int(np.count_nonzero(np.diff(np.sort(hashes)) == 0)),
         "changed_by_cleaning": changed,
         "cleaning_removed": cleaned if args.cleaning == "standard" else {},
-        "replaced_surrogates": told.replaced,
-        "remarks": told.remarks,
+        "replaced_surrogates": reading.replaced,
+        "remarks": reading.remarks,
     }
     return Songs(dataset, order, characters, counts, is_text, report)
 
 
-def missing_column(told: Told) -> str:
-    return f" in column {told.columns['text']!r}" if told.columns["text"] else ""
+def missing_column(reading: Reading) -> str:
+    return f" in column {reading.columns['text']!r}" if reading.columns["text"] else ""
 
 
 def count_texts(dataset: Dataset, rows: np.ndarray | None = None) -> np.ndarray:

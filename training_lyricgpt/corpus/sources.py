@@ -1,7 +1,8 @@
 """Finds what `dataset` names: files, globs, compressed files, archives, or a dataset on the Hub.
 
-Notable:
-- The first bytes of a file show what it is. If its name says something else, it is refused and not read as noise.
+Notes:
+- The first bytes of a file show what it is. If its name says something else, it is rejected rather than read as
+  garbage.
 - Files and the members of archives are sorted by name, so that a corpus is the same on every computer.
 """
 
@@ -74,7 +75,7 @@ class Source:
 
 
 @dataclass
-class Told:
+class Reading:
     """What the settings say about the sources, and what was found while reading them.
 
     Attributes:
@@ -181,7 +182,8 @@ def list_sources(pattern: str) -> list[Source]:
             raise LyricGPTError(f"{path} holds two files called {twice[0]!r}; unpack the archive first")
         known = [name for name in names if Path(name).suffix.lower() in KINDS]
         if not known:
-            raise LyricGPTError(f"{path} needs a file that ends in {', '.join(KINDS)}, but holds {names[:5]}")
+            some = f"only {shown(', '.join(names[:5]), 200)}" if names else "no files"
+            raise LyricGPTError(f"{path} holds {some}; put a file in it that ends in {', '.join(KINDS)}")
         for name in known:
             suffix = Path(name).suffix.lower()
             sources.append(Source(f"{path}: {name}", KINDS[suffix], suffix, path, name))
@@ -207,8 +209,15 @@ def check_magic(path: Path) -> None:
 
 
 def unreadable(name: str, error: BaseException) -> LyricGPTError:
-    question = "" if isinstance(error, PermissionError) else " Is the file complete?"
-    return LyricGPTError(f"{name} cannot be read: {shown(str(error) or type(error).__name__)}.{question}")
+    if isinstance(error, PermissionError):
+        remedy = "Give yourself the permission to read it, or copy it to a folder of your own"
+    else:
+        remedy = "The file may be incomplete: get a new copy of it"
+    return LyricGPTError(f"{name} cannot be read: {shown(str(error) or type(error).__name__)}. {remedy}")
+
+
+def no_rows(source: Source) -> LyricGPTError:
+    return LyricGPTError(f"{source.name} has no rows; set --dataset to a file with songs")
 
 
 def load_hub(name: str) -> datasets.Dataset:

@@ -1,6 +1,6 @@
 """Decides which songs are for training and which for validation.
 
-Notable:
+Notes:
 - By default, near-duplicates never end up on both sides of a split by songs. The validation loss would look better than it is
   if songs like those in training were among the validation songs.
 - Without near-duplicates, the last songs of the order are for validation. A split by characters joins all songs and cuts the
@@ -19,6 +19,7 @@ import pyarrow as pa
 from .. import LyricGPTError
 from ..arguments import CorpusArguments
 from ..processes import worker_count
+from ..wording import plural
 from .near_duplicates import STRADDLING, find_near_duplicates, keep_first, split_clusters, straddling
 from .songs import Songs
 
@@ -40,10 +41,6 @@ class Part:
     def __post_init__(self):
         if self.headers is None:
             self.headers = pa.repeat(pa.scalar("", pa.large_string()), len(self.rows))
-
-
-def text_bytes(songs: Songs) -> int:
-    return int(songs.characters.sum())
 
 
 @dataclass
@@ -81,16 +78,18 @@ def split_corpus(args: CorpusArguments, songs: Songs, validation: Songs | None, 
         sizes = np.bincount(cluster)
         figures |= {"clusters": int((sizes > 1).sum()), "songs": int(sizes[sizes > 1].sum())}
     if validation is not None:
-        return split_by_file(songs, validation, cluster, figures)
+        return split_by_file(args, songs, validation, cluster, figures)
     if mode == "drop" and cluster is not None:
         order = order[keep_first(cluster, order)[order]]
         figures["left_out"] = len(songs.order) - len(order)
     if args.split == "characters" or songs.is_text:
         return split_by_characters(args, songs, order, cluster, figures)
-    return split_by_songs(args.validation_fraction, songs, order, cluster, figures)
+    return split_by_songs(args, songs, order, cluster, figures)
 
 
-def split_by_file(songs: Songs, validation: Songs, cluster: np.ndarray | None, figures: dict[str, Any]) -> Split:
+def split_by_file(
+    args: CorpusArguments, songs: Songs, validation: Songs, cluster: np.ndarray | None, figures: dict[str, Any]
+) -> Split:
     """Trains on one file and validates on the other. Leaves out near-duplicates of validation songs unless they are kept."""
     order = songs.order
     if cluster is not None:
@@ -102,7 +101,8 @@ def split_by_file(songs: Songs, validation: Songs, cluster: np.ndarray | None, f
             figures["left_out"] = len(songs.order) - len(order)
             if len(order) == 0:
                 raise LyricGPTError(
-                    "every training song has a near-duplicate in the validation_file; set near_duplicates: keep"
+                    f"every one of the {plural(len(songs.order), 'song')} in {args.dataset} has a near-duplicate in the "
+                    f"validation_file {args.validation_file}; set near_duplicates to keep"
                 )
             figures[STRADDLING]["as_split"] = 0
     return Split({"train": Part(songs, order), "validation": Part(validation, validation.order)}, None, figures)
@@ -123,25 +123,27 @@ def split_by_characters(
 
 
 def split_by_songs(
-    fraction: float, songs: Songs, order: np.ndarray, cluster: np.ndarray | None, figures: dict[str, Any]
+    args: CorpusArguments, songs: Songs, order: np.ndarray, cluster: np.ndarray | None, figures: dict[str, Any]
 ) -> Split:
     """Uses the last songs of the order for validation. With `group`, keeps near-duplicates on the same side."""
-    if len(order) < 2:
-        if figures["left_out"]:
-            raise LyricGPTError(
-                "all songs are near-duplicates of each other, so none can be set aside for validation. Set "
-                "near_duplicates: keep"
-            )
+    if len(songs.order) < 2:
         raise LyricGPTError(
-            "the corpus has only one song, so none can be set aside for validation. Set split: characters, or name a "
-            "validation_file"
+            f"{args.dataset} has only one song, so none can be set aside for validation. Set split to characters, or name "
+            "a validation_file"
         )
-    count = validation_count(len(order), fraction)
+    if figures["mode"] in ("group", "drop") and cluster is not None and len(np.unique(cluster[songs.order])) < 2:
+        raise LyricGPTError(
+            f"all {len(songs.order):,} songs in {args.dataset} are near-duplicates of each other, so none can be set aside "
+            "for validation. Set near_duplicates to keep, or name a validation_file"
+        )
+    count = validation_count(len(order), args.validation_fraction)
     in_validation = last_rows(len(songs.dataset), order, count)
     if cluster is not None:
         drawn = in_validation
         if len(order) < len(songs.order):
-            drawn = last_rows(len(songs.dataset), songs.order, validation_count(len(songs.order), fraction))
+            drawn = last_rows(
+                len(songs.dataset), songs.order, validation_count(len(songs.order), args.validation_fraction)
+            )
         if figures["mode"] == "group":
             in_validation = split_clusters(cluster, order, count)
         figures[STRADDLING] = {
@@ -170,7 +172,8 @@ def find_clusters(args: CorpusArguments, songs: Songs, validation: Songs | None,
         return None
     parts = [part.dataset.select_columns("text") for part in (songs, validation) if part is not None]
     dataset = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-    size = text_bytes(songs) + (text_bytes(validation) if validation else 0)
+    # The number of characters is close enough to the number of bytes to choose how many processes to use.
+    size = sum(int(part.characters.sum()) for part in (songs, validation) if part is not None)
     return find_near_duplicates(dataset, folder, num_proc=worker_count(size, worthwhile=1 << 24))
 
 

@@ -1,6 +1,6 @@
 """Token streams, and the windows that training reads from them.
 
-Notable:
+Notes:
 - A window is a block and the character after it: `block_size + 1` tokens.
 - Each split is one flat stream, memory-mapped, of the smallest unsigned type that holds the alphabet. Offsets have 64 bits.
 - A batch depends only on (seed, step): they set the key and counter of Philox, a counter-based random generator

@@ -1,6 +1,6 @@
 """Reads CSV and TSV tables with pyarrow's reader, a few megabytes at a time.
 
-Notable:
+Notes:
 - The header shows which character separates the columns. Quotes escaped with backslashes, and a first line `sep=;` as Excel
   writes it, are recognised. The report mentions what is unusual.
 - If a CR LF within quotes is divided between two blocks, pyarrow drops its line feed. So no block ends in a carriage return.
@@ -25,7 +25,7 @@ from ..wording import shown
 from .columns import check_once, choose_columns, refuse_columns, song_table
 from .decoding import checked_text, find_encoding, locate_bad_byte, open_utf8
 from .memory import BLOCK_BYTES
-from .sources import Source, Told
+from .sources import Reading, Source, no_rows
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 OTHER_DELIMITERS = ";\t|,"
@@ -114,7 +114,7 @@ def read_header(source: Source, encoding: str, delimiter: str, skipped: int) -> 
     return names
 
 
-def find_dialect(source: Source, encoding: str, told: Told) -> Dialect:
+def find_dialect(source: Source, encoding: str, reading: Reading) -> Dialect:
     """Finds the format of a table from its header and its quotes. Adds a remark for anything unusual."""
     name = Path(source.name).name
     delimiter, skipped = DELIMITERS[source.suffix], 0
@@ -123,18 +123,18 @@ def find_dialect(source: Source, encoding: str, told: Told) -> Dialect:
     if match := EXCEL_SEPARATOR.fullmatch(first_line):
         delimiter, skipped = match[1], 1
     names = read_header(source, encoding, delimiter, skipped)
-    if len(names) == 1 or "text" not in choose_columns(names, told):
+    if len(names) == 1 or "text" not in choose_columns(names, reading):
         for other in OTHER_DELIMITERS.replace(delimiter, ""):
             others = read_header(source, encoding, other, skipped)
-            if len(others) > 1 and "text" in choose_columns(others, told):
+            if len(others) > 1 and "text" in choose_columns(others, reading):
                 delimiter, names = other, others
                 break
     dialect = Dialect(delimiter, names, skipped)
     if delimiter != DELIMITERS[source.suffix]:
-        told.remarks.append(f"the columns of {name} are separated by {delimiter!r}")
+        reading.remarks.append(f"the columns of {name} are separated by {delimiter!r}")
     inspect_quotes(source, encoding, dialect)
     if dialect.escape:
-        told.remarks.append(f"the quotes in {name} are escaped with backslashes")
+        reading.remarks.append(f"the quotes in {name} are escaped with backslashes")
     return dialect
 
 
@@ -151,27 +151,27 @@ def inspect_quotes(source: Source, encoding: str, dialect: Dialect) -> None:
         dialect.escape, dialect.quotes = "\\", 0
 
 
-def choose_or_refuse(source: Source, dialect: Dialect, told: Told) -> dict[str, str]:
+def choose_or_refuse(source: Source, dialect: Dialect, reading: Reading) -> dict[str, str]:
     """Chooses the columns of a table. If it has only one, that is the column of lyrics."""
-    chosen = choose_columns(dialect.names, told)
-    if "text" not in chosen and not told.columns.get("text") and len(dialect.names) == 1:
+    chosen = choose_columns(dialect.names, reading)
+    if "text" not in chosen and not reading.columns.get("text") and len(dialect.names) == 1:
         chosen["text"] = dialect.names[0]
-        told.remarks.append(
+        reading.remarks.append(
             f"the only column of {Path(source.name).name} was read as lyrics, and its first row as the name of the column: "
             f"{shown(dialect.names[0], 40)!r}"
         )
     if "text" not in chosen:
-        raise refuse_columns(source, dialect.names, told)
+        raise refuse_columns(source, dialect.names, reading)
     check_once(source, dialect.names, chosen)
     return chosen
 
 
-def read_table(source: Source, told: Told) -> Iterator[pa.Table]:
-    encoding = find_encoding(source, told.encoding)
-    dialect = find_dialect(source, encoding, told)
+def read_table(source: Source, reading: Reading) -> Iterator[pa.Table]:
+    encoding = find_encoding(source, reading.encoding)
+    dialect = find_dialect(source, encoding, reading)
     if not dialect.names:
-        raise LyricGPTError(f"{source.name} has no rows")
-    chosen = choose_or_refuse(source, dialect, told)
+        raise no_rows(source)
+    chosen = choose_or_refuse(source, dialect, reading)
 
     def batches(threads: bool = True) -> Iterator[pa.RecordBatch]:
         options: dict[str, Any] = {
@@ -197,7 +197,9 @@ def read_table(source: Source, told: Told) -> Iterator[pa.Table]:
     rows, longest = 0, 0
     try:
         for batch in batches():
-            columns = {role: checked_text(source, encoding, batch.column(name), told) for role, name in chosen.items()}
+            columns = {
+                role: checked_text(source, encoding, batch.column(name), reading) for role, name in chosen.items()
+            }
             rows += batch.num_rows
             longest = max(longest, pa.compute.max(pa.compute.binary_length(columns["text"])).as_py() or 0)
             yield song_table(columns, batch.num_rows)
@@ -216,12 +218,13 @@ def read_table(source: Source, told: Told) -> Iterator[pa.Table]:
             )
         if "Empty CSV file" not in reason:
             raise LyricGPTError(
-                f"{source.name} cannot be read as a table with {dialect.delimiter!r} between columns: {shown(reason)}"
+                f"{source.name} cannot be read as a table with {dialect.delimiter!r} between columns: {shown(reason)}. "
+                "Correct that row, or save the table again as CSV with quotes around the lyrics"
             ) from None
     if rows == 0:
-        raise LyricGPTError(f"{source.name} has a header but no rows")
+        raise LyricGPTError(f"{source.name} has a header but no rows; set --dataset to a file with songs")
     if dialect.quotes % 2:
-        told.remarks.append(
+        reading.remarks.append(
             f"there is an odd number of quotes in {Path(source.name).name}. If one is never closed, the songs after it were "
             f"read as one song (the longest song has {longest:,} bytes)"
         )

@@ -1,6 +1,6 @@
 """Writes the songs of a split as a token stream, with `Dataset.map` in several processes.
 
-Notable:
+Notes:
 - The position of each song is known beforehand, so each process writes its ids directly to their place in one flat file.
   There is no second copy of the corpus, and no process waits for another.
 - Texts are read from the memory-mapped Arrow file a few megabytes at a time.

@@ -77,7 +77,7 @@ def advise(args: OptimizationArguments, shape: ModelArguments, dropout: float, c
         shorter = f" --max_steps {steps(lasts_longer)}" if steps(lasts_longer) < args.max_steps else ""
         lines.append(f"  --dropout {DROPOUT}{shorter}: the loss then rises after about {lasts_longer:.2g} epochs")
     if steps(lasts) < args.max_steps:
-        come_down = "" if args.lr_schedule == "constant" else ", and the learning rate comes down in time"
+        come_down = "" if args.lr_schedule == "constant" else ", so the learning rate falls before overfitting starts"
         lines.append(f"  --max_steps {steps(lasts)}: fewer steps{come_down}")
     if args.weight_decay < WEIGHT_DECAY[args.optimizer]:
         lines.append(f"  --weight_decay {WEIGHT_DECAY[args.optimizer]}: the loss rises later")

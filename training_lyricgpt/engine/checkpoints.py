@@ -1,6 +1,6 @@
 """Checkpoints from which a run resumes exactly. They hold only data, so loading one never runs code.
 
-Notable:
+Notes:
 - A checkpoint is safetensors and JSON files with checksums. (`Accelerator.save_state` pickles optimizer and generator
   states.) Batches and dropout are functions of (seed, step), so weights, optimizer moments and the step number are the
   whole state.
@@ -118,9 +118,9 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         raise LyricGPTError(
             f"the checkpoint of step {step} could not be written to {folder}: {error}. Earlier checkpoints are "
-            "untouched. Fix the cause and run the same command again"
+            "untouched. Free some disk space and run the same command again"
         ) from error
-    # A checkpoint of a later step must be damaged: otherwise this run would have resumed from it.
+    # Checkpoints of later steps are deleted too. They are damaged, because this run would have resumed from them otherwise.
     kept = [path for path in list_checkpoints(folder) if path.name <= target.name][:KEEP]
     for old in list_checkpoints(folder):
         if old not in kept:

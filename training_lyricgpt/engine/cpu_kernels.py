@@ -1,6 +1,6 @@
 """Forward and backward passes for training on a CPU in float32: attention, dropout, RMSNorm, rotary positions, SwiGLU.
 
-Notable:
+Notes:
 - On a CPU, everything except matrix products is limited by memory: an operation that writes to new memory takes four
   times as long as one that writes to a buffer in the caches. So these passes work in place, save little for the
   backward pass, and recompute the rest.

@@ -1,6 +1,6 @@
 """Adapts a run to its machine (cores, memory, accelerator) and notices when it should stop.
 
-Notable:
+Notes:
 - `accelerate launch` without a GPU gives each process one core. Here, each process takes an equal share of all cores.
 - A killed launcher sends its processes no signal, so a run checks whether its launcher still exists and stops if not.
 """
@@ -22,6 +22,7 @@ from .. import LyricGPTError
 from ..arguments import ModelArguments, OptimizationArguments, RunArguments
 from ..processes import core_count
 from ..terminal import Output
+from ..wording import plural
 
 # On a CPU, the hidden states `(B, T, hidden_size)` of a micro-batch have at most this many elements. With 6 layers of
 # width 384 on two cores with 1 MiB of second-level cache each, 4 to 16 windows of 256 are equally fast. 64 are 10%
@@ -62,8 +63,14 @@ def start_accelerator(args: OptimizationArguments, run: RunArguments) -> Acceler
     transformers.utils.logging.disable_progress_bar()  # a run shows its own bar
     if not (accelerator.is_main_process and sys.stderr.isatty()):
         datasets.disable_progress_bars()
-    if accelerator.mixed_precision == "fp16" and (accelerator.device.type == "cpu" or args.optimizer == "muon"):
-        raise LyricGPTError("mixed_precision fp16 needs a GPU and the optimizer adamw; choose bf16 or no")
+    if accelerator.mixed_precision == "fp16":
+        if accelerator.device.type == "cpu":
+            raise LyricGPTError("mixed_precision is 'fp16', but this run has no GPU; set mixed_precision to bf16 or no")
+        if args.optimizer == "muon":
+            raise LyricGPTError(
+                "mixed_precision is 'fp16', which doesn't work with the optimizer muon; set mixed_precision to bf16 or no, "
+                "or optimizer to adamw"
+            )
     return accelerator
 
 
@@ -90,7 +97,7 @@ def micro_batch_count(args: OptimizationArguments, shape: ModelArguments, accele
             parts = next((parts for parts in divisors if elements <= parts * CACHED_ELEMENTS), share)
     if args.batch_size % (processes * parts):
         raise LyricGPTError(
-            f"batch_size {args.batch_size} is not divisible by {processes} process(es) x "
+            f"batch_size {args.batch_size} is not divisible by {plural(processes, 'process', 'es')} x "
             f"{parts} gradient_accumulation_steps = {processes * parts}; choose a multiple of {processes * parts}"
         )
     return parts

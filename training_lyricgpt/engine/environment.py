@@ -1,6 +1,6 @@
 """`environment.json`: what a run was trained with.
 
-Notable:
+Notes:
 - Versions and devices are recorded when training starts, because the process that makes the model card later may have
   different ones.
 - A start adds an entry only if it differs from the one before it. So an interrupted run has the same record as one that

@@ -1,6 +1,6 @@
 """Measures a model's loss, accuracy and bits per character on fixed windows of a split.
 
-Notable:
+Notes:
 - The windows are the same at every evaluation, so curves are smooth and comparable. The processes share them.
 - Accuracy is an `evaluate` metric that takes counts per batch. With single characters, `evaluate` needs seconds for a
   million of them.

@@ -18,8 +18,11 @@ OVERFITTING_MARGIN = 0.01
 
 
 TABLE_HEAD = (
-    "loss: in nats per character (lower is better); bits/char: the val loss in bits\n"
-    "acc: share of characters guessed right; val: on text that the model never learns from\n"
+    "train: measured on text that the model learns from\n"
+    "val: measured on text that the model never learns from\n"
+    "loss: how surprised the model is, in nats per character (lower is better)\n"
+    "acc: share of the next characters guessed right (higher is better)\n"
+    "bits/char: the val loss in bits\n"
     f"{'step':>7}  {'train loss':>10}  {'val loss':>9}  {'train acc':>9}  {'val acc':>8}  {'bits/char':>9}"
     f"  {'learn. rate':>11}  {'chars/s':>9}"
 )

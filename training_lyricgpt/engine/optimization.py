@@ -1,6 +1,6 @@
 """Optimizers and learning rates.
 
-Notable:
+Notes:
 - The learning rate is a pure function of (configuration, step), so a schedule has no state to save.
 - AdamW is torch's own, fused where possible. Muon (https://kellerjordan.github.io/posts/muon/) is ours, because torch's
   orthogonalizes in bfloat16, which a CPU emulates. Ours uses float32, and processes matrices of the same shape

@@ -1,6 +1,6 @@
 """Estimates what a run takes: parameters, FLOPs, epochs, memory, disk space, and the speed of this machine.
 
-Notable:
+Notes:
 - Activation memory is counted: one micro-batch runs through the model on torch's meta device, and the tensors that
   autograd saves for the backward pass are added up. On that device, attention saves its whole score matrix. A GPU's
   kernels save less, so for a GPU the result is an upper bound.
@@ -236,8 +236,8 @@ def describe_plan(
         f"corpus: {characters:,} training characters, read {epochs(args, block_size, characters):.3g} times in "
         f"{args.max_steps:,} steps",
         f"speed on this computer: {figures['step_seconds']:.3g} s per step (median of 3), {speed:,.0f} characters per "
-        f"second, {speed * flops / figures['rate']:.0%} of the {figures['rate'] / 1e9:,.0f} GFLOP/s that it reaches in "
-        "matrix products",
+        f"second, {speed * flops / figures['rate']:.0%} of this computer's peak of {figures['rate'] / 1e9:,.0f} "
+        "GFLOP/s",
         f"time on this computer: about {duration(training + evaluating)} ({duration(evaluating)} of it for "
         f"{plural(evaluations, 'evaluation')})",
     ]

@@ -1,6 +1,6 @@
 """Talks to the Hub: checks who may write where, compares files, makes one commit, and reports errors in one line.
 
-Notable:
+Notes:
 - It compares the files on a branch with the files to send by Git's and LFS's own checksums. If they are equal, it makes no
   commit, so an interrupted push can simply be started again.
 - The commit names its parent. If somebody else has committed in the meantime, the Hub refuses it.
@@ -106,14 +106,20 @@ def hub_errors(repository: str, conflict: str = "") -> Iterator[None]:
                 429: f"the Hub's rate limit was reached: wait {plural(asked, 'second') if asked else 'a while'}, then {again}",
             }
             advice = refusals.get(
-                status, f"the Hub failed: {again}" if status >= 500 else "the Hub refused the request"
+                status,
+                f"the Hub failed: {again}"
+                if status >= 500
+                else f"the Hub refused the request for {repository}: check the name, the branch and the tag",
             )
             raise LyricGPTError(f"{advice} (status {status}{f': {said}' if said else ''})") from None
         if isinstance(cause, httpx2.ConnectError):
             raise LyricGPTError(f"the Hub could not be reached ({cause}); {again}") from None
         if isinstance(cause, httpx2.HTTPError):
             raise LyricGPTError(f"the connection to the Hub was lost ({cause}); {again}") from None
-        raise LyricGPTError(f"the transfer to or from {repository} failed: {' '.join(str(cause).split())}") from None
+        raise LyricGPTError(
+            f"the transfer to or from {repository} failed ({' '.join(str(cause).split())}); check the connection and the free "
+            f"disk space, then {again}"
+        ) from None
 
 
 def full_name(repository: str) -> str:

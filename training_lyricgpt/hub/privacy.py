@@ -1,6 +1,6 @@
 """Protects the user of a published run: lists what it reveals, removes names of people and machines, and refuses secrets.
 
-Notable:
+Notes:
 - Words of songs, and names of artists and titles, are published as they are, because the model was made from them. In every
   other field of a record, a path becomes its last part, a user's name becomes `user`, and a machine's name becomes `host`.
 - Then all files are checked once more, whoever wrote them. Each must be what its name says. None may contain a private key
@@ -19,7 +19,7 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -168,9 +168,9 @@ def this_machine(run: Path, named: Iterable[str | None] = ()) -> Machine:
         )
         for found in (users, hosts)
     ]
-    told = {str(place) if isinstance(place, Path) else place.as_posix() for place in places}
-    told |= {place.replace("/", "\\") for place in told if place[1:2] == ":"}
-    return Machine(sorted(told - {"/", "\\", "~", "."}, key=len, reverse=True), *names)
+    paths = {str(place) if isinstance(place, Path) else place.as_posix() for place in places}
+    paths |= {path.replace("/", "\\") for path in paths if path[1:2] == ":"}
+    return Machine(sorted(paths - {"/", "\\", "~", "."}, key=len, reverse=True), *names)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def this_machine(run: Path, named: Iterable[str | None] = ()) -> Machine:
 
 
 @dataclass
-class Told:
+class Revealed:
     """What would be published about the user, field by field.
 
     Attributes:
@@ -308,7 +308,9 @@ def read_as_said(path: Path) -> str:
         yaml.YAMLError,
         Image.DecompressionBombError,
     ) as error:
-        raise LyricGPTError(f"{path.name} can't be published ({shown(str(error), 200)}); nothing was sent") from None
+        raise LyricGPTError(
+            f"{path.name} can't be published ({shown(str(error), 200)}), so nothing was sent. Restore the file in the run folder"
+        ) from None
     return text
 
 
@@ -324,14 +326,30 @@ def check_private(folder: Path, machine: Machine, only_words: dict[str, str] | N
         only_words: For files with songs, by name: their text without the songs, to search for paths, users and machines.
 
     Raises:
-        LyricGPTError: a file fails; the message names the file, but does not show what was found.
+        LyricGPTError: a file fails; the message names the file and the line, but does not show what was found.
     """
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         text = read_as_said(path)
-        told = "" if is_own(path) else (only_words or {}).get(path.name, text)
-        found = find_secret(text) or machine.found_in(told)
-        if found:
-            raise LyricGPTError(
-                f"{path.name} would contain {found}, so nothing was sent. Remove it from the run folder, or from the songs "
-                "and train again"
-            )
+        checked = "" if is_own(path) else (only_words or {}).get(path.name, text)
+        for find, searched in ((find_secret, text), (machine.found_in, checked)):
+            if found := find(searched):
+                # A line of a file with songs may look like a path or an address, but that is allowed.
+                is_mixed = find == machine.found_in and checked != text
+                where = "" if is_mixed else line_of(path, find)
+                raise LyricGPTError(
+                    f"{path.name} would contain {found}{where}, so nothing was sent. Remove it from the run folder, or from "
+                    "the songs and train again"
+                )
+
+
+def line_of(path: Path, find: Callable[[str], str | None]) -> str:
+    """Returns the place of the first line in which `find` finds something, for example ` in line 3`. Empty if there is none."""
+    if path.suffix in (".png", ".safetensors"):
+        return ""
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        text = line
+        if path.suffix == ".jsonl" and line:
+            text = "\n".join(strings_in(json.loads(line)))  # decoded, as in `read_as_said`
+        if find(text):
+            return f" in line {number}"
+    return ""

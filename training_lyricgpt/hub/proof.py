@@ -62,6 +62,7 @@ def prove(source: str, revision: str | None, run: Path, trust: bool = True) -> s
     difference = (torch.tensor(proof["logits"]) - logits).abs().max() / logits.abs().max()
     if proof["ids"] != ids[0].tolist() or not difference <= TOLERANCE:
         raise LyricGPTError(
-            f"{source} loads, but gives other results than {run} (logits differ by {difference:.1e} of the largest)"
+            f"{source} loads, but gives other results than {run} (logits differ by {difference:.1e} of the largest). Don't use "
+            "it: run the same command again, with the versions of torch and transformers in constraints.txt"
         )
     return proof["song"]

@@ -1,6 +1,6 @@
 """Writes the files to send (a run, its stock model, the demo) into folders, and checks that they contain nothing else.
 
-Notable:
+Notes:
 - No file of a run folder is copied. Records are read, checked and written again without paths and names of this machine
   (`privacy`), pictures are drawn again, weights are saved again, and the code is this project's own.
 """
@@ -31,7 +31,7 @@ from ..model.stock import comparison_windows, text_to_compare, write_stock
 from ..quality.judging import QUALITY, SONGS, read_quality, read_songs
 from ..record_types import Corpus, Evaluation, Quality, Songs, Start, read_record
 from .commits import fetch
-from .privacy import Told, check_private, strings_in, this_machine, without_words
+from .privacy import Revealed, check_private, strings_in, this_machine, without_words
 
 NEEDED = ("config.json", "run.yaml", METRICS, "corpus.json")
 # Keys that transformers adds to config.json.
@@ -53,7 +53,7 @@ def shareable_settings(values: dict[str, Any], public: frozenset[str]) -> dict[s
 
 def stage(
     run: Path, repository: str, folder: Path, stock: str | None = None
-) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer, Told]:
+) -> tuple[LyricGPTForCausalLM, LyricGPTTokenizer, Revealed]:
     """Writes the files of a run to send into `folder`; returns its model and tokenizer, and what they reveal about its user.
 
     Args:
@@ -86,15 +86,15 @@ def stage(
         for name, is_public in ((args.dataset, has_public_dataset(whole)), (args.init_from, has_public_parent(whole)))
         if is_public
     )
-    told = Told(machine)
+    revealed = Revealed(machine)
     sent = Records(
-        Arguments(**told.settings("run.yaml", shareable_settings(args.to_dict(), machine.public))),
-        told.record("corpus.json", corpus, Corpus),
-        told.record(METRICS, rows, list[Evaluation]),
+        Arguments(**revealed.settings("run.yaml", shareable_settings(args.to_dict(), machine.public))),
+        revealed.record("corpus.json", corpus, Corpus),
+        revealed.record(METRICS, rows, list[Evaluation]),
         model.config,
-        whole.quality and told.record(QUALITY, whole.quality, Quality),
-        whole.songs and told.record(SONGS, whole.songs, Songs),
-        told.record(ENVIRONMENT, environment, list[Start]),
+        whole.quality and revealed.record(QUALITY, whole.quality, Quality),
+        whole.songs and revealed.record(SONGS, whole.songs, Songs),
+        revealed.record(ENVIRONMENT, environment, list[Start]),
         True,
     )
     sent.args.save(folder / "run.yaml")
@@ -109,7 +109,7 @@ def stage(
     write_text(folder / "README.md", str(model_card(sent, repository, stock)))
     check_sent_code(folder)
     check_private(folder, machine, texts_but_for_songs(sent, repository, stock))
-    return model, tokenizer, told
+    return model, tokenizer, revealed
 
 
 def texts_but_for_songs(sent: Records, repository: str, stock: str | None) -> dict[str, str]:
@@ -163,11 +163,14 @@ def check_sent_code(folder: Path) -> None:
     sent = {path.name: path.read_bytes() for path in folder.glob("*_lyricgpt.py")}
     for name in sorted(ours.keys() | sent.keys()):
         if ours.get(name) != sent.get(name):
-            raise LyricGPTError(f"{name} differs from this project's code; nothing was sent")
+            raise LyricGPTError(
+                f"{name} differs from the installed LyricGPT's code, so nothing was sent. Install LyricGPT again and run the "
+                "same command"
+            )
     for name in ("config.json", "tokenizer_config.json"):
         if not read_settings(folder / name).get("auto_map"):
             raise LyricGPTError(
-                f"{name} has no auto_map, so transformers would not find the model's code; nothing was sent"
+                f"{name} has no auto_map, so transformers would not find the model's code and nothing was sent. Restore {name}"
             )
     if strange := read_settings(folder / "config.json").keys() - ModelSettings.__annotations__.keys() - NEUTRAL_KEYS:
         raise LyricGPTError(f"config.json has a key {min(strange)!r} that LyricGPT does not know; delete that key")

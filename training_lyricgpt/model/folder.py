@@ -1,6 +1,6 @@
 """Checks a run folder or a downloaded model before anything in it is read, because somebody else may have made it.
 
-Notable:
+Notes:
 - A link could lead to any file on this machine, and what is read from a run may be published. So links that leave the
   folder are refused. Hard links are refused too, because nobody can know the file's other name. A model in
   huggingface_hub's cache consists of links (`snapshots/x/file` -> `../../blobs/…`), which may only lead to that `blobs`
@@ -57,9 +57,13 @@ def model_folder(run: str) -> Path:
         try:
             folder = Path(snapshot_download(run, allow_patterns=list(MODEL_FILES)))
         except (OSError, ValueError, RuntimeError) as error:
-            raise LyricGPTError(f"no model could be loaded from {run!r}: {error}") from error
+            raise LyricGPTError(
+                f"no model could be loaded from {run!r}: {error}. Check the name: it must be a run folder or a model on the Hub"
+            ) from error
     if not (folder / "config.json").exists():
-        raise LyricGPTError(f"{run} contains no model (no config.json). A run has one after its first evaluation")
+        raise LyricGPTError(
+            f"{run} contains no model (no config.json). Name a run folder, or wait for the run's first evaluation"
+        )
     check_links(folder)
     check_code(folder)
     return folder

@@ -1,6 +1,6 @@
 """Builds the model that a run starts with: a new one, or one with the weights and the alphabet of another model.
 
-Notable:
+Notes:
 - `init_from` adds characters to the alphabet if the new corpus needs them. Ids follow the order of the alphabet, so
   they may change. Rows of embedding and head move with their characters. A new character starts with the mean of all rows
   (transformers' `resize_token_embeddings` uses it as the mean of its random rows).

@@ -1,6 +1,6 @@
 """Loads the weights of a run folder or a model on the Hub, with the installed code.
 
-Notable:
+Notes:
 - Only the settings that `settings` lists are read, and each one is checked. transformers reads no file of the folder
   except the weights. So a setting that somebody else wrote can neither fetch code nor be published.
 - If a folder has no generation settings, songs are sampled in a way that suits characters: at temperature 0.9 from the
@@ -49,7 +49,9 @@ def load_model(folder: Path, run: str) -> tuple[LyricGPTForCausalLM, LyricGPTTok
     try:
         model, loading = LyricGPTForCausalLM.from_pretrained(folder, **options)
     except Exception as error:  # transformers raises many kinds of errors
-        raise LyricGPTError(f"no model could be loaded from {run!r}: {one_line(error)}") from error
+        raise LyricGPTError(
+            f"no model could be loaded from {run!r}: {one_line(error)}. Restore its config.json and model.safetensors"
+        ) from error
     if wrong := [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in loading[kind]]:
         raise LyricGPTError(f"the weights in {run} do not match its config.json (first: {wrong[0]}); restore both")
     if model.config.vocab_size != len(tokenizer):
@@ -65,7 +67,8 @@ def check_finite(model: LyricGPTForCausalLM, run: str) -> None:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise LyricGPTError(
-                f"{run}: the weights of {name} are not finite, so this model cannot be published or exported"
+                f"{run}: the weights of {name} are not finite, so this model cannot be published or exported. Restore "
+                "model.safetensors, or train again with a lower learning_rate"
             )
 
 
@@ -77,14 +80,16 @@ def read_config(folder: Path) -> LyricGPTConfig:
     """
     path = folder / "config.json"
     if (kind := read_settings(path).get("model_type")) != LyricGPTConfig.model_type:
-        raise LyricGPTError(f"{folder} contains a model of type {kind!r}, not a LyricGPT")
+        raise LyricGPTError(
+            f"{folder} contains a model of type {kind!r}, not a LyricGPT. Name a run folder or a LyricGPT model on the Hub"
+        )
     values = read_settings(path, ModelSettings)
     stretched = values.pop("rope_scaling", None)
     values["rope_parameters"] = values.get("rope_parameters") or stretched
     try:
         return LyricGPTConfig(**values)
     except Exception as error:  # transformers checks them too, and raises many kinds of errors
-        raise LyricGPTError(f"{path}: {one_line(error)}") from None
+        raise LyricGPTError(f"{path}: {one_line(error)}; restore the file") from None
 
 
 def read_tokenizer(folder: Path) -> LyricGPTTokenizer:
@@ -100,13 +105,17 @@ def read_tokenizer(folder: Path) -> LyricGPTTokenizer:
         alphabet = vocab.keys() - set(SPECIAL_TOKENS)
         tokenizer = LyricGPTTokenizer.from_alphabet(alphabet, END_OF_TEXT in vocab, song_template=template)
     except ValueError as error:
-        raise LyricGPTError(f"{path} is not a character tokenizer: {error}") from None
+        raise LyricGPTError(f"{path} is not a character tokenizer: {error}; restore the file") from None
     if tokenizer.get_vocab() != vocab:
-        raise LyricGPTError(f"{path} is not a LyricGPT tokenizer: its ids are not in the order of the characters")
+        raise LyricGPTError(
+            f"{path} is not a LyricGPT tokenizer: its ids are not in the order of the characters; restore the file"
+        )
     try:
         tokenizer.song_prompt("artist", "title")
     except Exception as error:  # a template can raise anything
-        raise LyricGPTError(f"{folder / 'tokenizer_config.json'}: song_template fails: {one_line(error)}") from None
+        raise LyricGPTError(
+            f"{folder / 'tokenizer_config.json'}: song_template fails: {one_line(error)}; restore the file"
+        ) from None
     return tokenizer
 
 
@@ -122,12 +131,12 @@ def read_generation_config(folder: Path, tokenizer: LyricGPTTokenizer) -> Genera
         ids = values.get(name)
         if wrong := [index for index in (ids if isinstance(ids, list) else [ids]) if (index or 0) >= len(tokenizer)]:
             raise LyricGPTError(
-                f"{path}: {name} has the id {wrong[0]}, but the tokenizer has only {len(tokenizer)} tokens"
+                f"{path}: {name} has the id {wrong[0]}, but the tokenizer has only {len(tokenizer)} tokens; restore the file"
             )
     try:
         return GenerationConfig(**values) if values else generation_config(tokenizer)
     except ValueError as error:
-        raise LyricGPTError(f"{path}: {one_line(error)}") from None
+        raise LyricGPTError(f"{path}: {one_line(error)}; restore the file") from None
 
 
 def generation_config(tokenizer: LyricGPTTokenizer) -> GenerationConfig:

@@ -1,6 +1,6 @@
 """Imports the original notebook's model: turns a plain state dict and an alphabet into a `classic` LyricGPT.
 
-Notable:
+Notes:
 - No code in the file can run: it is `.safetensors`, or a `.pt` that `torch.load` reads with `weights_only=True`.
 - The notebook's model has one small matrix per head. Here they are stacked into one projection. Its causal masks are
   left out.
@@ -11,6 +11,7 @@ Notable:
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         LyricGPTError: there is no such file, or it is not a plain state dict.
     """
     if not path.is_file():
-        raise LyricGPTError(f"no such file: {path}")
+        raise LyricGPTError(f"STATE_DICT is {path}, but there is no such file; name a .pt, .pth or .safetensors file")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -60,8 +61,15 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if len(renamed) < len(state):
         raise LyricGPTError(f"{path} contains the same weight under two names; delete one of them")
     for name, value in renamed.items():
-        if value.layout != torch.strided or not value.is_floating_point() or not torch.isfinite(value).all():
-            raise LyricGPTError(f"{path}: {name} is not a tensor of finite numbers ({value.dtype}, {value.layout})")
+        if value.layout != torch.strided:
+            problem = f"has the layout {value.layout}, not torch.strided"
+        elif not value.is_floating_point():
+            problem = f"has the type {value.dtype}, not a floating-point type"
+        elif not torch.isfinite(value).all():
+            problem = "has values that are infinite or not a number"
+        else:
+            continue
+        raise LyricGPTError(f"{path}: {name} {problem}; save the model again, with dense and finite weights")
     return {name: value.float() for name, value in renamed.items()}
 
 
@@ -75,7 +83,9 @@ def read_alphabet(path: Path, size: int) -> list[str]:
         LyricGPTError: the file does not have `size` different characters.
     """
     if not path.is_file():
-        raise LyricGPTError(f"no such file: {path}")
+        raise LyricGPTError(
+            f"ALPHABET is {path}, but there is no such file; name the training text, or a file with its characters"
+        )
     try:
         text = path.read_bytes().decode("utf-8-sig")
         entries = json.loads(text) if path.suffix == ".json" else text
@@ -91,7 +101,7 @@ def read_alphabet(path: Path, size: int) -> list[str]:
         if not isinstance(entries, str) and not all(isinstance(entry, str) and len(entry) == 1 for entry in entries):
             raise TypeError("it contains something other than single characters")
     except (ValueError, TypeError) as error:
-        raise LyricGPTError(f"{path} cannot be read as an alphabet: {error}") from error
+        raise LyricGPTError(f"{path} cannot be read as an alphabet: {error}. Use the training text") from error
     if isinstance(entries, str) and len(entries) == size + 1 and len(set(entries)) == size:
         entries = entries.removesuffix("\n")  # added by an editor
     characters = list(entries)
@@ -105,11 +115,12 @@ def read_alphabet(path: Path, size: int) -> list[str]:
     return characters
 
 
-def take(state: dict[str, torch.Tensor], name: str, *shape: int | None) -> torch.Tensor:
-    """Takes a tensor out of a state dict and checks its shape. None allows any size."""
+def take_tensor(path: Path, state: dict[str, torch.Tensor], name: str, *shape: int | None) -> torch.Tensor:
+    """Takes a tensor out of the state dict of a file and checks its shape. None allows any size."""
     if name not in state:
         raise LyricGPTError(
-            f"this is not the original notebook's model: it has no {name}. It has {', '.join(sorted(state)[:3])} …"
+            f"{path} is not the original notebook's model: it has no {name}. It has {', '.join(sorted(state)[:3])} …. Choose a "
+            "state dict of that model"
         )
     tensor = state.pop(name)
     if tensor.dim() != len(shape) or any(
@@ -117,7 +128,8 @@ def take(state: dict[str, torch.Tensor], name: str, *shape: int | None) -> torch
     ):
         wanted = " × ".join("any" if size is None else str(size) for size in shape)
         raise LyricGPTError(
-            f"this is not the original notebook's model: {name} is {tuple(tensor.shape)}, expected {wanted}"
+            f"{path} is not the original notebook's model: {name} is {tuple(tensor.shape)}, expected {wanted}. Choose a state dict "
+            "of that model"
         )
     return tensor
 
@@ -136,9 +148,10 @@ def import_published(
         LyricGPTError: it is another model. The message names the first tensor that differs.
     """
     state = read_state_dict(state_dict)
-    embedding = take(state, "token_embedding_table.weight", None, None)
+    take = partial(take_tensor, state_dict, state)
+    embedding = take("token_embedding_table.weight", None, None)
     vocab_size, width = embedding.shape
-    positions = take(state, "position_embedding_table.weight", None, width)
+    positions = take("position_embedding_table.weight", None, width)
     numbers = [re.match(r"blocks\.(\d+)\.sa\.heads\.(\d+)\.", name) for name in state]
     found = [(int(number[1]), int(number[2])) for number in numbers if number]
     mask = torch.tril(torch.ones(len(positions), len(positions)))
@@ -146,13 +159,13 @@ def import_published(
         tril = state.pop(f"blocks.{layer}.sa.heads.{head}.tril", mask)
         if not torch.equal(tril, mask):
             raise LyricGPTError(
-                f"this is not the original notebook's model: blocks.{layer}.sa.heads.{head}.tril is not the causal "
+                f"{state_dict} is not the original notebook's model: blocks.{layer}.sa.heads.{head}.tril is not the causal "
                 f"mask of its {len(positions)} positions"
             )
     num_layers, num_heads = (max((pair[part] for pair in found), default=0) + 1 for part in (0, 1))
     if width % num_heads:
         raise LyricGPTError(
-            f"this is not the original notebook's model: its width {width} is not a multiple of its {num_heads} heads"
+            f"{state_dict} is not the original notebook's model: its width {width} is not a multiple of its {num_heads} heads"
         )
     head_size = width // num_heads
     inner = state.get("blocks.0.ffwd.net.0.bias", torch.empty(0)).numel()
@@ -164,17 +177,15 @@ def import_published(
     weights = {
         "model.embed_tokens.weight": embedding[order],
         "model.embed_positions.weight": positions,
-        "lm_head.weight": take(state, "lm_head.weight", vocab_size, width)[order],
-        "lm_head.bias": take(state, "lm_head.bias", vocab_size)[order],
-        "model.norm.weight": take(state, "ln_f.weight", width),
-        "model.norm.bias": take(state, "ln_f.bias", width),
+        "lm_head.weight": take("lm_head.weight", vocab_size, width)[order],
+        "lm_head.bias": take("lm_head.bias", vocab_size)[order],
+        "model.norm.weight": take("ln_f.weight", width),
+        "model.norm.bias": take("ln_f.bias", width),
     }
     for layer in range(num_layers):
         theirs, ours = f"blocks.{layer}", f"model.layers.{layer}"
         for name in ("query", "key", "value"):
-            heads = [
-                take(state, f"{theirs}.sa.heads.{head}.{name}.weight", head_size, width) for head in range(num_heads)
-            ]
+            heads = [take(f"{theirs}.sa.heads.{head}.{name}.weight", head_size, width) for head in range(num_heads)]
             weights[f"{ours}.self_attn.{name[0]}_proj.weight"] = torch.cat(heads)
         if scale == "n_embd":
             weights[f"{ours}.self_attn.q_proj.weight"] *= (head_size / width) ** 0.5
@@ -184,14 +195,14 @@ def import_published(
             "ffwd.net.2": ("mlp.down_proj", width, inner),
         }
         for name, (module, rows, columns) in shapes.items():
-            weights[f"{ours}.{module}.weight"] = take(state, f"{theirs}.{name}.weight", rows, columns)
-            weights[f"{ours}.{module}.bias"] = take(state, f"{theirs}.{name}.bias", rows)
+            weights[f"{ours}.{module}.weight"] = take(f"{theirs}.{name}.weight", rows, columns)
+            weights[f"{ours}.{module}.bias"] = take(f"{theirs}.{name}.bias", rows)
         for name, module in (("ln1", "input_layernorm"), ("ln2", "post_attention_layernorm")):
             for part in ("weight", "bias"):
-                weights[f"{ours}.{module}.{part}"] = take(state, f"{theirs}.{name}.{part}", width)
+                weights[f"{ours}.{module}.{part}"] = take(f"{theirs}.{name}.{part}", width)
     if state:
         raise LyricGPTError(
-            "this is not the original notebook's model: it has other tensors too, such as "
+            f"{state_dict} is not the original notebook's model: it has other tensors too, such as "
             f"{', '.join(sorted(state)[:3])}"
         )
     config = LyricGPTConfig(

@@ -1,7 +1,7 @@
 """Decides whether a run may write into a folder, and whether it resumes a run there.
 
-No run is ever overwritten. A folder is refused if it contains another run, files that are not a run, or a run that has
-lost its record or its checkpoints. The error says what to do.
+No run is ever overwritten. A folder is refused if it contains another run, files that are not a run, or a run whose
+record or checkpoints are missing. The error says what to do.
 """
 
 from collections.abc import Callable

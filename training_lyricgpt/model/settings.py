@@ -1,4 +1,4 @@
-"""The fields of a model's settings files that are read, as transformers writes them. All other fields are dropped."""
+"""Lists the fields that LyricGPT reads from the settings files that transformers writes. All other fields are dropped."""
 
 from typing import Annotated, Literal
 

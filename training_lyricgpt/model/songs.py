@@ -26,9 +26,10 @@ def encode_prompt(tokenizer: LyricGPTTokenizer, prompt: str) -> tuple[dict[str, 
     for token in tokenizer.all_special_tokens:
         text = text.replace(token, "")  # a prompt may contain special tokens
     if unknown := tokenizer.unknown_characters(text):
+        are = "isn't" if len(unknown) == 1 else "aren't"
         remark = (
-            f"the model has never seen {describe_characters(unknown)}, and reads {tokenizer.unk_token} instead. "
-            f"Its alphabet: {tokenizer.alphabet!r}"
+            f"{describe_characters(unknown)} {are} in the model's alphabet; each is replaced by {tokenizer.unk_token}. "
+            f"The alphabet: {tokenizer.alphabet!r}"
         )
     return dict(inputs), remark
 

@@ -1,11 +1,11 @@
 """Stock models: the same model in an architecture that comes with transformers, so that it loads without custom code.
 
-Notable:
+Notes:
 - `classic` becomes a `GPT2LMHeadModel`, and `modern` a `Qwen3ForCausalLM` with a sliding window.
 - GPT-2's head has no bias. If the head W has full row rank, some u solves W u = b. Adding u to the bias of the last
   LayerNorm then has the same effect: W (x + u) = W x + b. This needs `vocab_size <= hidden_size`.
 - Both models are compared on a text before anything is written.
-- Stock GPT-2 cannot read past its block, so the stock model of `classic` stops there.
+- GPT-2 has no positions after its block, so a stock `classic` model stops there.
 """
 
 import json
@@ -226,7 +226,7 @@ def write_stock(
         if AutoTokenizer.from_pretrained(staged)(text).input_ids != tokenizer(text).input_ids:
             raise LyricGPTError(
                 "the stock tokenizer gives other ids than the model's tokenizer, so nothing was written. Publish the "
-                "model itself, which needs trust_remote_code"
+                "model without --stock, or install the versions in constraints.txt"
             )
         (staged / "README.md").write_text(card(stock, difference), encoding="utf-8")
         staged.chmod(0o755)

@@ -2,7 +2,7 @@
 
 A run is a stretch of characters that also occurs in the training songs.
 
-Notable:
+Notes:
 - It builds a suffix array of the training stream (libdivsufsort, through pydivsufsort) and searches it for all characters
   of a text at once: 27 steps of a binary search find the longest run in 70 million characters.
 - A longer stream is indexed piece by piece, cut between songs, so that memory does not grow with the corpus. A piece takes

@@ -1,6 +1,6 @@
 """Measures what the songs of a run are like, compared with validation songs, for `quality.json`, the terminal and the card.
 
-Notable:
+Notes:
 - It compares equally many sampled and validation songs, cut to the same length, because the longest copy grows with both.
 - The songs come from the best weights and the run's seed, so the same run gives the same figures.
 - The card shows the first songs that were drawn. Each has its own seed, so anybody can draw it again.
