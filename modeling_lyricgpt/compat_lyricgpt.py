@@ -167,7 +167,7 @@ def check_mask(attention_mask: Any, cached: int | torch.Tensor, new: int) -> Non
     if attention_mask.shape[1] != cached + new:
         problem = (
             f"attention_mask covers {attention_mask.shape[1]} characters, but {cached} are cached and {new} were passed. Pass a "
-            f"mask with {cached + new} columns"
+            f"mask with {cached + new} columns, or the cache that belongs to this mask"
         )
         raise ValueError(unsupported(f"{problem}. If your code passes no mask, transformers lost the cache"))
 

@@ -143,7 +143,7 @@ def test_unknown_characters_in_a_prompt_are_named_and_a_song_is_written(tiny_run
 def test_unknown_characters_in_a_prompt_are_an_error_without_unk(tmp_path):
     result = train(output_dir=tmp_path / "run", special_tokens="false", alphabet="corpus", max_steps=2)
     assert result.returncode == 0, result.stderr
-    assert_refused(sample(tmp_path / "run", "--prompt", "Café"), "'é' (U+00E9)", "special_tokens to true")
+    assert_refused(sample(tmp_path / "run", "--prompt", "Café"), "'é' (U+00E9)", "special_tokens set to true")
     known = sample(tmp_path / "run", "--prompt", "The sea", "--max_new_tokens", "10")
     assert known.returncode == 0, known.stderr
     assert known.stdout.startswith("The sea")
@@ -175,7 +175,7 @@ def test_unknown_validation_characters_without_unk_are_refused_with_a_remedy(tmp
         ({"hidden_size": 30}, "rotary positions need an even number; choose a hidden_size that is a multiple of 4"),
         ({"beta2": 1}, "beta2 is 1.0"),
         ({"dropout": 1}, "dropout is 1.0"),
-        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"mixed_precision": "fp16"}, "but this run has no GPU"),
         ({"tracker": "wandb"}, "pip install wandb"),
     ],
     ids=lambda value: "-".join(map(str, *value.items())) if isinstance(value, dict) else "",

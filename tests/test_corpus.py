@@ -183,7 +183,7 @@ def test_characters_found_only_in_validation_become_unk_and_are_counted(tmp_path
 def test_without_special_tokens_such_characters_are_an_error_with_a_remedy(tmp_path, make_songs):
     train = write_songs(tmp_path / "a.csv", make_songs(10))
     held_out = write_songs(tmp_path / "b.csv", ["☃ " * 30])
-    with pytest.raises(LyricGPTError, match=r"'☃'.*alphabet: corpus"):
+    with pytest.raises(LyricGPTError, match=r"'☃'.*set alphabet to corpus"):
         load_corpus(arguments(train, validation_file=held_out, special_tokens="false"))
 
 

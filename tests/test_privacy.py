@@ -74,7 +74,7 @@ def assert_not_staged(folder, tmp_path, *parts):
 
 def sent_folder(result):
     assert_succeeds(result)
-    return Path(result.stdout.split("the folder is ")[1].splitlines()[0])
+    return Path(result.stdout.split("a copy is in ")[1].splitlines()[0])
 
 
 def change(path, edit):
@@ -120,7 +120,8 @@ def test_a_secret_in_any_file_of_a_run_is_refused_and_not_shown(copy, tmp_path, 
         change(copy / name, lambda entries: entries[0].update(device_name=secret))
     else:
         (copy / name).write_text((copy / name).read_text().replace("data_license: null", f"data_license: {secret}"))
-    assert secret not in assert_not_staged(copy, tmp_path, "would contain an access token")
+    message = assert_not_staged(copy, tmp_path, "would contain an access token in line ")
+    assert secret not in message
 
 
 def test_a_secret_is_found_after_any_character_and_in_escaped_or_folded_yaml(copy, tmp_path):

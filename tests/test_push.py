@@ -53,11 +53,18 @@ def put(hub, staged, **changed):
     return hub.commit_as("you", "you/tiny", files)
 
 
+def test_a_missing_argument_is_named(tiny_run):
+    result = push(tiny_run, "--dry_run")
+    assert result.returncode == 2
+    assert f"the repository is missing; write, for example: push_to_hub.py {tiny_run} you/lyricgpt-" in result.stderr
+    assert "the run folder and the repository are missing" in push("--dry_run").stderr
+
+
 def test_a_dry_run_leaves_what_would_be_sent_and_proves_that_it_loads(tiny_run):
     result = push(tiny_run, "you/lyricgpt-tiny", "--dry_run")
     assert result.returncode == 0, result.stderr
     assert "the model loads in a fresh process; sample:" in result.stdout
-    folder = Path(result.stdout.split("the folder is ")[1].strip())
+    folder = Path(result.stdout.split("a copy is in ")[1].splitlines()[0])
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in tiny_run.iterdir()} - {"checkpoints"}
     for path in folder.iterdir():

@@ -357,7 +357,7 @@ REFUSED = {
         "a.zip",
         as_zip(b"x", "notes.md"),
         {},
-        r"needs a file that ends in .*\['notes.md'\]",
+        r"a\.zip holds only notes\.md; put a file in it that ends in \.csv, ",
     ),
 }
 

@@ -153,7 +153,7 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
             elif isinstance(text, str) and (unknown := self.unknown_characters(text)):
                 raise UnknownCharacterError(
                     f"the alphabet of this model has no {describe_characters(unknown)}; it has {len(self.alphabet)} "
-                    f"characters: {self.alphabet!r}. Leave out the unknown ones, or train a model with special_tokens: true"
+                    f"characters: {self.alphabet!r}. Leave out the unknown ones, or train a model with special_tokens set to true"
                 )
 
     def encode_utf8(self, data: np.ndarray) -> np.ndarray:
