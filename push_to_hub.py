@@ -12,7 +12,8 @@ Notes:
 - `--stock` also publishes a stock model with the same weights on the branch `native`, proven without any trust.
 - `--space` also publishes `space/`, a page that writes songs with the model. The user's token is not sent. If the model is
   private, a message says where to give its Space a token.
-- `--refresh` puts the installed version's code into a repository that was published with older code. Weights and records stay as they are.
+- `--refresh` puts the installed version's code into a repository that was published with older code. Weights and records
+  stay as they are.
 - `--dry_run` prepares the same files in a local folder, checks that the models load from there, and lists what would be
   revealed about the user. It sends nothing, sets no tag and keeps the folder.
 """

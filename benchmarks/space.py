@@ -1,7 +1,8 @@
 """Measures the demo page under load: `python benchmarks/space.py [RUN]` (default: `runs/sample`; Linux only).
 
 Starts `space/app.py` on this machine. For a minute, 8 simulated users ask it for songs. Each asks for the next one as
-soon as the last is written, and leaves in the middle of every fourth. Before that, the same load for another minute fills malloc's arenas.
+soon as the last is written, and leaves in the middle of every fourth. Before that, the same load for another minute fills
+malloc's arenas.
 
 Prints failures, songs, the median seconds from the request to the first and to the last characters, and the server's own memory
 (`Pss_Anon`, which leaves out mapped files) at the start and at the end. Fails if a song failed or memory grew by more than a

@@ -291,8 +291,8 @@ class LyricGPTPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        # By default, transformers looks for its own models' line of code that chooses an attention function in the text of
-        # this file. This file spells that line differently, so transformers would not allow other functions.
+        # By default, transformers searches the text of this file for the code with which its own models choose an attention
+        # function. This file spells that code differently, so transformers would not allow other functions.
         return True
 
     @torch.no_grad()

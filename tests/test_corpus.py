@@ -16,6 +16,7 @@ from training_lyricgpt.arguments import parse_arguments
 from training_lyricgpt.corpus import cache as tokens
 from training_lyricgpt.corpus.cache import load_corpus
 from training_lyricgpt.corpus.cleaning import clean
+from training_lyricgpt.corpus.report import describe_corpus
 from training_lyricgpt.corpus.songs import read_songs
 from training_lyricgpt.corpus.streams import TokenStream, batch_offsets, evaluation_offsets
 
@@ -359,3 +360,14 @@ def test_streams_longer_than_four_gigabytes_are_read_at_the_right_offsets(tmp_pa
     assert (offsets > 2**32).any()
     assert offsets.min() >= 0
     assert offsets.max() < length - 3
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("special_tokens", "unit"), [("yes", "token"), ("no", "character")])
+def test_the_report_counts_tokens_if_songs_have_end_marks_and_characters_otherwise(special_tokens, unit):
+    corpus = load_corpus(arguments(SAMPLE_LYRICS, special_tokens=special_tokens, alphabet="corpus"))
+    text = describe_corpus(corpus.report)
+    assert f"{len(corpus.train):,} {unit}s (" in text
+    assert ("(tokens: characters and end-of-song marks)" in text) == (special_tokens == "yes")
