@@ -93,25 +93,6 @@ def test_a_bad_configuration_is_refused_and_says_what_is_wrong(config, text, mes
         parse_arguments([config(text)])
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ("--max_steps=ten", "^--max_steps is 'ten'; it must be a whole number$"),
-        ("--dropout=1.5", "^--dropout is 1.5; it must be at least 0 and below 1$"),
-        ("--sliding_window=1", "^--sliding_window is 1; it must be from 2 to "),
-        ("--block_size=1", "^--block_size is 1; it must be from 2 to "),
-        (
-            "--num_attention_heads=3",
-            "^hidden_size 128 .* num_attention_heads 3; choose another, such as hidden_size 126$",
-        ),
-        ("my songs.csv", "^'my songs.csv' on the command line has no name; did you mean --dataset 'my songs.csv'\\?$"),
-    ],
-)
-def test_a_bad_option_is_refused_without_blaming_a_file(option, message):
-    with pytest.raises(LyricGPTError, match=message):
-        parse_arguments([option])
-
-
 def test_an_unknown_option_is_refused_with_the_nearest_known_one(config):
     with pytest.raises(LyricGPTError, match="'learning-rat' on the command line; did you mean 'learning_rate'"):
         parse_arguments([config("dataset: a.csv"), "--learning-rat=1"])
@@ -129,7 +110,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_known_one(config):
         ),
         (["--hidden_size=127"], r"^--hidden_size 127 .* by num_attention_heads 4; .* that works is 128$"),
         (["--sliding_window=1"], r"^--sliding_window is 1; it must be from 2 to "),
-        (["--block_size=1"], r"^--block_size is 1; it must be at least 2"),
+        (["--block_size=1"], r"^--block_size is 1; it must be from 2 to "),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -158,8 +139,8 @@ def test_a_file_without_an_option_is_taken_for_the_dataset(config):
         parse_arguments([file, "--dataset", "a.csv", "b.csv"])
 
 
-def test_an_unknown_option_that_is_like_no_other_names_a_command_that_lists_all(config):
-    with pytest.raises(LyricGPTError, match=r"run \S*python\S* train_hf\.py --help for a list"):
+def test_an_unknown_option_that_is_like_no_other_says_what_lists_all(config):
+    with pytest.raises(LyricGPTError, match="; --help lists all settings"):
         parse_arguments([config("dataset: a.csv"), "--zzzzzzzz=1"])
 
 

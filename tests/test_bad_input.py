@@ -170,7 +170,7 @@ def test_unknown_validation_characters_without_unk_are_refused_with_a_remedy(tmp
         ({"seed": -1}, "seed is -1"),
         ({"sliding_window": 0}, "sliding_window is 0"),
         ({"sliding_window": 1}, "sliding_window is 1; it must be from 2 to"),
-        ({"block_size": 1}, "block_size is 1; it must be at least 2"),
+        ({"block_size": 1}, "block_size is 1; it must be from 2 to"),
         ({"sliding_window": 64}, "sliding_window 64 is larger than block_size 32"),
         ({"hidden_size": 30}, "rotary positions need an even number; choose a hidden_size that is a multiple of 4"),
         ({"beta2": 1}, "beta2 is 1.0"),
