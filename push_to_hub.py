@@ -182,7 +182,7 @@ def main() -> None:
                 print(f"nothing was sent; a copy is in {folder}")
             if args.space is not None:
                 print(f"a copy of the demo is in {staged / 'space'}")
-            print(f"delete {staged} when you are done")
+            print(f"delete {staged} when you are done. To upload, run the same command without --dry_run")
             keep = True
             return
         address = open_repository(repository, None if args.refresh else not args.public)

@@ -14,7 +14,7 @@ import yaml
 from conftest import PROJECT, SAMPLE_LYRICS, run
 from test_train import assert_succeeds
 
-from training_lyricgpt.arguments import GROUPS
+from training_lyricgpt.arguments import GROUPS, read_yaml
 
 README = PROJECT / "README.md"
 PAGES = [README, *sorted((PROJECT / "docs").glob("*.md"))]
@@ -67,9 +67,14 @@ def test_every_link_leads_somewhere(page):
         assert not anchor or anchor in anchors(target), link
 
 
+def shown(value):
+    return "" if value in (None, "") else f"`{str(value).lower()}`"
+
+
 def settings_tables():
     """The settings as one table per group, made from the dataclass fields."""
-    lines = []
+    lines, sample = [], read_yaml(PROJECT / "configs" / "sample.yaml")
+    del sample["data_license"]  # of the sample songs alone
     for group in GROUPS:
         lines += [f"### {group.__doc__.rstrip('.')}", "", "| setting | default | meaning |", "|---|---|---|"]
         hints = typing.get_type_hints(group)
@@ -82,7 +87,9 @@ def settings_tables():
             words = [value for value in choices if isinstance(value, str)]
             meaning = field.metadata["help"].replace("%%", "%").replace("|", "\\|").replace("<", "\\<")
             choice = f" One of {', '.join(f'`{word}`' for word in dict.fromkeys(words))}." if words else ""
-            default = "" if field.default in (None, "") else f"`{str(field.default).lower()}`"
+            default = shown(sample.get(field.name, field.default))
+            if default != shown(field.default):
+                default += f" (built in: {shown(field.default) or 'not set'})"
             lines.append(f"| `{field.name}` | {default} | {meaning}{choice} |")
         lines.append("")
     return "\n".join(lines)

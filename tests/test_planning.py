@@ -97,6 +97,13 @@ def test_the_rate_of_matrix_products_is_plausible():
     assert matrix_product_rate(config("modern"), Accelerator(cpu=True)) > 1e8
 
 
+def test_plan_does_not_mind_another_run_in_the_folder(tiny_run):
+    before = (tiny_run / "run.yaml").read_bytes()
+    result = train("--plan", output_dir=tiny_run, seed=3)
+    assert result.returncode == 0 and "time on this computer" in result.stdout, result.stderr
+    assert (tiny_run / "run.yaml").read_bytes() == before
+
+
 def test_plan_prints_what_would_run_and_leaves_nothing(tmp_path):
     result = train("--plan", output_dir=tmp_path / "run")
     assert result.returncode == 0, result.stderr

@@ -146,7 +146,8 @@ def test_after_a_signal_a_run_finishes_its_step_saves_and_says_how_to_resume(num
     process.send_signal(number)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    assert f"stopped by {number.name} at step" in output
+    by = "Ctrl-C" if number == signal.SIGINT else number.name
+    assert f"stopped by {by} at step" in output
     assert f"{program('python')} train_hf.py {' '.join(command[2:])}" in output
     assert "Traceback" not in errors
     assert_succeeds(python(*command[1:]))

@@ -72,7 +72,7 @@ FROM_ZERO = Bounds("0 or more", lambda value: 0 <= value < math.inf)
 RATE = Bounds("above 0", lambda value: 0 < value < math.inf)
 SHARE = Bounds("from 0 to 1", lambda value: 0 <= value <= 1)
 PART = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
-INSIDE = Bounds("between 0 and 1", lambda value: 0 < value < 1)
+INSIDE = Bounds("between 0 and 1, for example 0.1", lambda value: 0 < value < 1)
 SEED = Bounds("at least 0 and below 2**32", lambda value: 0 <= value < 2**32)
 
 

@@ -86,7 +86,7 @@ class Run:
         self.corpus.check_length(args.block_size)
         checksum, tokenizer = self.corpus.report["checksum"], self.corpus.tokenizer
         encode_prompt(tokenizer, args.sample_prompt)  # report a wrong prompt now, not hours later
-        self.goes_on = check_folder(args, checksum, lambda before: describe_differences(before, args))
+        self.goes_on = not args.plan and check_folder(args, checksum, lambda before: describe_differences(before, args))
         self.accelerator.wait_for_everyone()  # no process writes before all have checked the folder
         if writes:
             with saving(self.folder):
@@ -293,9 +293,10 @@ class Run:
                 self.save(step)
             self.accelerator.end_training()
             if self.is_main:
+                by = "Ctrl-C" if stopped_by == signal.SIGINT else stopped_by.name
                 saved = "saved. To resume" if step else "nothing to save yet. To start again"
                 self.output.write_last(
-                    f"stopped by {stopped_by.name} at step {step:,} of {self.args.max_steps:,}; {saved}, run the same "
+                    f"stopped by {by} at step {step:,} of {self.args.max_steps:,}; {saved}, run the same "
                     f"command:\n  {self.launch}"
                 )
             sys.exit(128 + stopped_by)

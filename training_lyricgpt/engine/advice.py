@@ -78,7 +78,8 @@ def advise(args: OptimizationArguments, shape: ModelArguments, dropout: float, c
         lines.append(f"  --dropout {DROPOUT}{shorter}: the loss then rises after about {lasts_longer:.2g} epochs")
     if steps(lasts) < args.max_steps:
         come_down = "" if args.lr_schedule == "constant" else ", so the learning rate falls before overfitting starts"
-        lines.append(f"  --max_steps {steps(lasts)}: fewer steps{come_down}")
+        least = " (fewer only with fewer --warmup_steps)" if 0 < steps(lasts) == 2 * args.warmup_steps else ""
+        lines.append(f"  --max_steps {steps(lasts)}: fewer steps{come_down}{least}")
     if args.weight_decay < WEIGHT_DECAY[args.optimizer]:
         lines.append(f"  --weight_decay {WEIGHT_DECAY[args.optimizer]}: the loss rises later")
     if not shape.init_from:

@@ -26,9 +26,9 @@ def encode_prompt(tokenizer: LyricGPTTokenizer, prompt: str) -> tuple[dict[str, 
     for token in tokenizer.all_special_tokens:
         text = text.replace(token, "")  # a prompt may contain special tokens
     if unknown := tokenizer.unknown_characters(text):
-        are = "isn't" if len(unknown) == 1 else "aren't"
+        are, each = ("isn't", "it") if len(unknown) == 1 else ("aren't", "each")
         remark = (
-            f"{describe_characters(unknown)} {are} in the model's alphabet; each is replaced by {tokenizer.unk_token}. "
+            f"{describe_characters(unknown)} {are} in the model's alphabet; {each} is replaced by {tokenizer.unk_token}. "
             f"The alphabet: {tokenizer.alphabet!r}"
         )
     return dict(inputs), remark

@@ -203,7 +203,7 @@ def describe_quality(quality: dict[str, Any]) -> str:
     """Returns the figures as lines for the terminal."""
     counts = [f"{plural(quality[side]['songs'], 'song')}" for side in ("sampled", "held_out")]
     lines = [
-        f"{'':<36}{'sampled':>10}{'validation':>12}   ({counts[0]} and {counts[1]}, at most {SONG_CHARACTERS} characters each)"
+        f"{'':<34}{'this model':>12}{'real songs':>12}   ({counts[0]}, {counts[1]} set aside for validation; at most {SONG_CHARACTERS} characters each)"
     ]
     lines += [f"  {name:<34}{sampled:>10}{validation:>12}" for name, sampled, validation in quality_rows(quality)]
     if sentence := longest_passage(quality):
