@@ -4,7 +4,7 @@ Notes:
 - No file of the run folder is sent as it is. Records are read, checked and written again without paths and names of this
   machine (`privacy`). Checkpoints, corpora and token streams are not sent at all.
 - The repository is private unless you add `--public`. Only the owner of the lyrics can decide on
-  their licence, and LyricGPT can't find out what it is.
+  their license, and LyricGPT can't find out what it is.
 - It makes one commit, or none if the branch already has the same files. If a push was interrupted, run the same command
   again and it resumes.
 - The proof is a fresh process that cannot import this project and has an empty cache. It loads that commit with

@@ -8,7 +8,7 @@
 - Each run is trained by `train_hf.py` in its own folder below --output_dir. Whatever stops the benchmark, the same command
   resumes it. Complete runs are not trained again.
 - `published` is the original notebook's recipe (`configs/spotify.yaml`, with its classic model). `first_version` is the same
-  before its initialisation was changed (`configs/shakespeare.yaml`). `modern` is the recipe of `configs/spotify_modern.yaml`.
+  before its initialization was changed (`configs/shakespeare.yaml`). `modern` is the recipe of `configs/spotify_modern.yaml`.
   `adamw` is the modern model with AdamW alone, at 2e-3 with a cosine schedule.
 - Evaluations come every 50 steps. A loss counts as reached at the first evaluation that shows it.
 """

@@ -34,7 +34,7 @@ class LyricGPTConfig(PreTrainedConfig):
         attention_dropout: Dropout of the attention weights. Default: 0.2 (`classic`), 0.0 (`modern`).
         hidden_dropout: Dropout of both residual branches. Default: 0.2 (`classic`), 0.0 (`modern`).
         norm_eps: Epsilon of LayerNorm and RMSNorm.
-        initializer_range: Standard deviation of the normal initialisation.
+        initializer_range: Standard deviation of the normal initialization.
         sliding_window: Number of characters that a `modern` layer attends to, including the current one. Default: half
             of `max_position_embeddings`, so that the window slides in training as it does in generation. Unused by
             `classic`.

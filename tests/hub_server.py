@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on this machine, for tests that use the real clients.
 
 Notes:
-- It answers what `huggingface_hub`, `transformers` and `datasets` request: accounts and organisations, tokens that may
+- It answers what `huggingface_hub`, `transformers` and `datasets` request: accounts and organizations, tokens that may
   read or write, private repositories, commits that check their parent, branches, tags, LFS uploads, files by revision.
 - Repositories and their history are kept in memory. One uvicorn server runs in one thread.
 - LFS content comes from another origin (`localhost` instead of `127.0.0.1`), as on the real Hub. A token that a client
@@ -41,7 +41,7 @@ TOKENS = {
     "hf_youMayReadyouMayReadyouMayReadyou": ("you", "read"),
     "hf_otherMayWriteotherMayWriteotherMa": ("other", "write"),
 }
-# The members of each organisation and their roles.
+# The members of each organization and their roles.
 ORGANISATIONS = {"band": {"you": "write", "other": "admin"}, "label": {"you": "read", "other": "write"}}
 
 
@@ -268,14 +268,14 @@ def build_app(hub: Hub) -> Starlette:
         user, role = whose(request)
         if user is None:
             raise Refusal(401, "Invalid username or password.")
-        organisations = [
+        organizations = [
             {"type": "org", "name": name, "roleInOrg": members[user]}
             for name, members in ORGANISATIONS.items()
             if user in members
         ]
         token = {"displayName": "test", "role": role}
         auth = {"type": "access_token", "accessToken": token}
-        return JSONResponse({"type": "user", "name": user, "fullname": user, "orgs": organisations, "auth": auth})
+        return JSONResponse({"type": "user", "name": user, "fullname": user, "orgs": organizations, "auth": auth})
 
     async def validate_yaml(request):
         content = (await request.json())["content"]

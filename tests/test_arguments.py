@@ -25,7 +25,7 @@ def test_the_command_line_overrides_the_file_and_the_file_overrides_the_defaults
     assert (args.dataset, args.max_steps, args.batch_size, args.block_size) == ("a.csv", 20, 8, 256)
 
 
-def test_a_licence_in_the_file_applies_only_to_the_dataset_in_the_file(config, tmp_path):
+def test_a_license_in_the_file_applies_only_to_the_dataset_in_the_file(config, tmp_path):
     file = config(f"dataset: {tmp_path}/a.csv\ndata_license: cc0-1.0")
     assert parse_arguments([file]).data_license == "cc0-1.0"
     assert parse_arguments([file, f"--dataset={tmp_path}/x/../a.csv"]).data_license == "cc0-1.0"

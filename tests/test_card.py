@@ -27,7 +27,7 @@ from training_lyricgpt import LyricGPTError
 from training_lyricgpt.arguments import Arguments, load_arguments
 from training_lyricgpt.card.assessment import SHOWN_EVALUATIONS
 from training_lyricgpt.card.card import model_card
-from training_lyricgpt.card.licences import licence_metadata
+from training_lyricgpt.card.licenses import license_metadata
 from training_lyricgpt.card.provenance import has_public_dataset
 from training_lyricgpt.card.records import read_records
 from training_lyricgpt.engine import environment
@@ -46,7 +46,7 @@ SECTIONS = [
     "Recipe and budget",
     "Limits",
     "Reproduce",
-    "Licence",
+    "License",
 ]
 MARKDOWN = MarkdownIt("gfm-like", {"linkify": False})
 HOSTILE = "a|b `c` ```d``` <b>e</b> <!-- & *f* _g_ [h](i) $j$ \\| ---"
@@ -61,7 +61,7 @@ def trained(tmp_path_factory, name, **values):
 
 @pytest.fixture(scope="module")
 def judged_run(tmp_path_factory):
-    """A run with quality figures and sample songs, on songs with a stated licence."""
+    """A run with quality figures and sample songs, on songs with a stated license."""
     return trained(tmp_path_factory, "judged", quality_songs=2, data_license="CC0-1.0")
 
 
@@ -297,7 +297,7 @@ def test_hostile_songs_names_and_files_do_not_break_the_page(named_run, tmp_path
     theirs.songs["prompt"] = HOSTILE
     theirs.args = theirs.args.replace(
         output_dir=f"runs/{HOSTILE.replace('/', '')}: 'x' #",
-        data_license=f"--- {HOSTILE}: see https://example.org/licence",
+        data_license=f"--- {HOSTILE}: see https://example.org/license",
         sample_prompt=HOSTILE,
     )
     theirs.corpus["files"][0]["name"] = f"--- {HOSTILE}\n---\n.csv"
@@ -308,7 +308,7 @@ def test_hostile_songs_names_and_files_do_not_break_the_page(named_run, tmp_path
     theirs.environment[0]["device_name"] = HOSTILE
     (tmp_path / "README.md").write_text(str(model_card(theirs)), encoding="utf-8", newline="")
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.license == "other" and card.data.license_link == "https://example.org/licence"
+    assert card.data.license == "other" and card.data.license_link == "https://example.org/license"
     assert re.fullmatch(r"[a-z0-9.-]+", card.data.license_name)
     assert model_index_to_eval_results(card.data.to_dict()["model-index"])[1][0].metric_value > 0
     before = ModelCard(plain).text
@@ -481,7 +481,7 @@ def test_many_evaluations_and_many_files_stay_readable(judged_run):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Licence, versions
+# License, versions
 
 
 @pytest.mark.parametrize(
@@ -498,18 +498,18 @@ def test_many_evaluations_and_many_files_stay_readable(judged_run):
         ),
     ],
 )
-def test_the_licence_in_the_card_is_the_stated_one(judged_run, stated, fields):
-    assert licence_metadata(stated) == fields
+def test_the_license_in_the_card_is_the_stated_one(judged_run, stated, fields):
+    assert license_metadata(stated) == fields
     ours = records_of(judged_run)
     ours.args = ours.args.replace(data_license=stated)
     card = model_card(ours)
     assert {name: value for name, value in card.data.to_dict().items() if name.startswith("license")} == fields
-    text = section(card.text, "Licence")
-    assert ("No licence is stated for the songs" in text) == (not fields)
+    text = section(card.text, "License")
+    assert ("No license is stated for the songs" in text) == (not fields)
     assert "under Apache-2.0" in text
 
 
-def test_a_licence_can_be_stated_after_a_run_is_complete(tmp_path):
+def test_a_license_can_be_stated_after_a_run_is_complete(tmp_path):
     assert train(output_dir=tmp_path / "run").returncode == 0
     assert "license" not in ModelCard.load(tmp_path / "run" / "README.md").data.to_dict()
     result = train(output_dir=tmp_path / "run", data_license="cc-by-4.0")

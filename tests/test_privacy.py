@@ -362,7 +362,7 @@ def test_a_run_whose_output_dir_has_no_name_is_named_after_its_folder(copy, tmp_
         assert b"annalena" not in path.read_bytes() and b"deeper" not in path.read_bytes(), path
 
 
-def test_a_stated_licence_is_cleaned_like_any_field(copy, tmp_path, monkeypatch):
+def test_a_stated_license_is_cleaned_like_any_field(copy, tmp_path, monkeypatch):
     monkeypatch.setenv("USER", "annalena")
     stated = "of annalena, see /mnt/private/terms.txt and https://example.org/home/terms"
     load_arguments(copy / "run.yaml").replace(data_license=stated).save(copy / "run.yaml")

@@ -122,7 +122,7 @@ def test_columns_can_be_chosen(tmp_path):
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
-def test_another_delimiter_is_recognised_by_the_header_and_reported(tmp_path, delimiter):
+def test_another_delimiter_is_recognized_by_the_header_and_reported(tmp_path, delimiter):
     songs, report = read_songs_of(write(tmp_path, "a.csv", table(SONGS, delimiter)))
     assert songs == SONGS
     assert report["remarks"] == [f"the columns of a.csv are separated by {delimiter!r}"]
@@ -312,7 +312,7 @@ def test_the_report_remarks_on_what_may_have_gone_wrong(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-32", "utf-16"])
-def test_wide_encodings_are_recognised_by_their_byte_order_marks(tmp_path, encoding):
+def test_wide_encodings_are_recognized_by_their_byte_order_marks(tmp_path, encoding):
     assert read_songs_of(write(tmp_path, "a.txt", "hello ☃".encode(encoding)))[0][0]["text"] == "hello ☃"
 
 

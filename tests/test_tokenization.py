@@ -50,7 +50,7 @@ def test_one_character_is_one_token(tokenizer):
 
 
 @pytest.mark.parametrize("special_tokens", [True, False])
-def test_the_vectorised_path_gives_the_same_ids(special_tokens):
+def test_the_vectorized_path_gives_the_same_ids(special_tokens):
     tokenizer = LyricGPTTokenizer.from_alphabet(ALPHABET, special_tokens=special_tokens)
     unknown = "Qß漢" if special_tokens else ""
     texts = [*random_texts(300, ALPHABET + unknown), "", "<|endoftext|>a<|unk|>"]

@@ -157,7 +157,7 @@ class LyricGPTTokenizer(PreTrainedTokenizerFast):
                 )
 
     def encode_utf8(self, data: np.ndarray) -> np.ndarray:
-        """Encodes UTF-8 bytes, vectorised.
+        """Encodes UTF-8 bytes, vectorized.
 
         The ids are those of `tokenizer(text, split_special_tokens=True, add_special_tokens=False)`.
 

@@ -4,7 +4,7 @@ Notes:
 - The text is in the template, `card.md.jinja`. The values are already Markdown: text from records is escaped first.
 - All figures are read from the records, and none is typed by hand. The tests run the code blocks as they are.
 - The songs on it are unedited, and the code block above them prints exactly these songs: weights and seed determine a song.
-- It does not guess the language of the songs, and names only a licence that the user stated.
+- It does not guess the language of the songs, and names only a license that the user stated.
 - `assessment` describes how good the model is, and `provenance` where it comes from.
 """
 
@@ -21,7 +21,7 @@ from ..corpus.sources import HUB_ID
 from ..engine.metrics import SAMPLE_CHARACTERS
 from ..wording import duration, plural, shown
 from .assessment import figures, limits, originality
-from .licences import licence_metadata, shown_licence, stated_licence
+from .licenses import license_metadata, shown_license, stated_license
 from .markdown import code_block, code_span, escape, literal, table
 from .provenance import (
     data,
@@ -46,7 +46,7 @@ def metadata(records: Records) -> ModelCardData:
     """Returns the card's YAML metadata, with the best evaluation as its model-index."""
     best, dataset = records.best, ", ".join(shown(file["name"]) for file in records.corpus["files"][:3])
     metrics = [("loss", "val_loss"), ("accuracy", "val_accuracy"), ("bits_per_character", "val_bits_per_char")]
-    optional = licence_metadata(records.args.data_license)
+    optional = license_metadata(records.args.data_license)
     if has_public_dataset(records):
         optional["datasets"] = [HUB_ID.fullmatch(records.args.dataset)["id"]]
     if has_public_parent(records):
@@ -83,7 +83,7 @@ def about(records: Records) -> dict[str, Any]:
         ("validation loss", f"**{best['val_loss']:.4f}** nats per character ({best['val_bits_per_char']:.4f} bits), at step {best['step']:,}; lower is better"),
         ("validation accuracy", f"{best['val_accuracy']:.1%} of the next characters guessed right"),
         ("training", f"{plural(records.rows[-1]['step'], 'step')} in {duration(records.rows[-1]['elapsed_seconds'])}{where}"),
-        ("licence of the songs", escape(stated_licence(args.data_license) or "not stated")),
+        ("license of the songs", escape(stated_license(args.data_license) or "not stated")),
     ]  # fmt: skip
     return {
         "name": escape(records.name),
@@ -96,7 +96,7 @@ def about(records: Records) -> dict[str, Any]:
         "best_step": f"{best['step']:,}",
         "block_size": args.block_size,
         "seed": args.seed,
-        "licence": shown_licence(args.data_license),
+        "license": shown_license(args.data_license),
     }
 
 

@@ -96,7 +96,7 @@ class TokenizedCorpus:
 
 
 def stream_text(tokenizer: LyricGPTTokenizer, ids: np.ndarray) -> str:
-    """Converts ids of a stream to text, vectorised. `<|unk|>` becomes U+FFFD, any other special token a line break."""
+    """Converts ids of a stream to text, vectorized. `<|unk|>` becomes U+FFFD, any other special token a line break."""
     table = np.full(len(tokenizer), ord("\n"), dtype="<u4")
     if tokenizer.unk_token_id is not None:
         table[tokenizer.unk_token_id] = 0xFFFD

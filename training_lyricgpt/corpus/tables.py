@@ -2,7 +2,7 @@
 
 Notes:
 - The header shows which character separates the columns. Quotes escaped with backslashes, and a first line `sep=;` as Excel
-  writes it, are recognised. The report mentions what is unusual.
+  writes it, are recognized. The report mentions what is unusual.
 - If a CR LF within quotes is divided between two blocks, pyarrow drops its line feed. So no block ends in a carriage return.
 - If a table cannot be read, the error names the file, the row, and what to do.
 """

@@ -126,7 +126,7 @@ def full_name(repository: str) -> str:
     """Returns the name of a repository with its owner, after checking that the token may write for that owner.
 
     Raises:
-        LyricGPTError: there is no token, it is read-only, or the owner is neither its user nor one of their organisations.
+        LyricGPTError: there is no token, it is read-only, or the owner is neither its user nor one of their organizations.
     """
     with hub_errors(repository):
         account = patiently(HfApi().whoami)
@@ -134,9 +134,9 @@ def full_name(repository: str) -> str:
     owner, name = repository.split("/") if "/" in repository else (user, repository)
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise LyricGPTError(f"the token of {user} is read-only: use one with write access to {owner}/{name}")
-    organisations = [organisation["name"] for organisation in account.get("orgs", [])]
-    if owner.lower() not in [known.lower() for known in (user, *organisations)]:
-        belongs = f"is in {', '.join(organisations)}" if organisations else "is in no organisation"
+    organizations = [organization["name"] for organization in account.get("orgs", [])]
+    if owner.lower() not in [known.lower() for known in (user, *organizations)]:
+        belongs = f"is in {', '.join(organizations)}" if organizations else "is in no organization"
         raise LyricGPTError(
             f"you can't publish for {owner}: the token belongs to {user}, who {belongs}. Choose another owner or token"
         )

@@ -155,8 +155,8 @@ def search(ids: np.ndarray, suffixes: np.ndarray, query: np.ndarray) -> tuple[np
         high[active[~smaller]] = middle[~smaller]
         active = active[low[active] < high[active]]
     lengths, places = np.zeros(len(query), dtype=np.int64), np.zeros(len(query), dtype=np.int64)
-    for neighbour in (low - 1, low):  # one of the two neighbours has the longest common prefix
-        place = suffixes[np.clip(neighbour, 0, len(suffixes) - 1)].astype(np.int64)
+    for neighbor in (low - 1, low):  # one of the two neighbors has the longest common prefix
+        place = suffixes[np.clip(neighbor, 0, len(suffixes) - 1)].astype(np.int64)
         shared = common_prefix(ids, place, query, starts)[0]
         longer = shared > lengths[: len(starts)]
         lengths[:-COMPARED][longer], places[:-COMPARED][longer] = shared[longer], place[longer]

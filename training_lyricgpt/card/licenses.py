@@ -1,8 +1,8 @@
-"""Describes the licence of the songs on a card. It names only a licence that the user stated.
+"""Describes the license of the songs on a card. It names only a license that the user stated.
 
 Notes:
-- The Hub accepts only the identifiers on its list. Any other licence becomes `other`, with a name.
-- If the user stated no licence, the card's metadata has none, and its text says so.
+- The Hub accepts only the identifiers on its list. Any other license becomes `other`, with a name.
+- If the user stated no license, the card's metadata has none, and its text says so.
 """
 
 import re
@@ -25,15 +25,15 @@ HUB_LICENCES = frozenset((
 LONGEST_NAME = 60
 
 
-def stated_licence(text: str | None) -> str | None:
+def stated_license(text: str | None) -> str | None:
     """Returns what the user stated, in one line, with the Hub's spelling of its identifiers; None if nothing was stated."""
     line = " ".join((text or "").split())
     return (line.lower() if line.lower() in HUB_LICENCES else line) or None
 
 
-def licence_metadata(text: str | None) -> dict[str, str]:
-    """Returns the licence fields of a card's metadata; none if nothing was stated."""
-    stated = stated_licence(text)
+def license_metadata(text: str | None) -> dict[str, str]:
+    """Returns the license fields of a card's metadata; none if nothing was stated."""
+    stated = stated_license(text)
     if stated is None or stated in HUB_LICENCES:
         return {"license": stated} if stated else {}
     name = re.sub(r"[^a-z0-9.]+", "-", stated.lower()).strip("-.")[:LONGEST_NAME].strip("-.")
@@ -43,7 +43,7 @@ def licence_metadata(text: str | None) -> dict[str, str]:
     return fields
 
 
-def shown_licence(text: str | None) -> str | None:
+def shown_license(text: str | None) -> str | None:
     """Returns what was stated, for the text of the card."""
-    stated = stated_licence(text)
+    stated = stated_license(text)
     return code_span(stated) if stated in HUB_LICENCES else stated and escape(stated)
