@@ -87,7 +87,7 @@ def test_training_lyricgpt_has_few_modules_outside_its_packages():
 
 def test_no_function_takes_all_settings_where_a_group_would_do():
     for path in MODULES:
-        if path.stem in ("arguments", "run"):
+        if "arguments" in path.parts or path.stem == "run":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
